@@ -1,0 +1,134 @@
+// The contracts: one argument struct per operation, the same for every device.
+//
+// Scores. The canonical score of a query q and an item x, both float32, sums in float64:
+//   element j belongs to lane j % 8; each lane starts at +0 and adds its terms in ascending j;
+//   lanes l0..l7 meet as a_i = l_i + l_(i+4), b_i = a_i + a_(i+2), total = b_0 + b_1.
+//   dot:        the term is q_j * x_j (exact in float64); the score is the total.
+//   cosine:     dot / sqrt(q.q * x.x) with totals in the same order; 0 where either vector is zero.
+//   euclidean:  the term is (q_j - x_j)^2, difference and square each rounded to float64; the score
+//               is sqrt(total).
+// The result is rounded once to float32, -0 becomes +0 and every NaN the same quiet NaN. It is
+// therefore the same to the bit on every instruction set, device, thread count and batch size.
+//
+// Order. Better scores first (euclidean: smaller is better), equal scores by lower item index, NaN
+// after everything else.
+#pragma once
+
+#include <cstdint>
+
+#include "core/views.h"
+
+namespace salience {
+
+enum class Metric { dot, cosine, euclidean };
+
+// Item indices share a 64-bit key with the score, so they have 32 bits.
+inline constexpr int64_t kMaxItems = (int64_t{1} << 32) - 1;
+
+// out(i, j) = canonical score of (a_i, b_j).
+//   a: (m, d), b: (n, d), out: (m, n). Rows may be strided, elements of a row may not.
+//   Cost: 2 m n d float64 operations; memory for one block of `a` in float64 per thread.
+struct SimilarityArguments {
+  Matrix<const float> a;
+  Matrix<const float> b;
+  Metric metric = Metric::dot;
+  Matrix<float> out;
+};
+
+// For each query the k best items by canonical score, in order.
+//   queries: (m, d), items: (n, d); ids, scores: (m, k), k <= n.
+//   exclude: null indptr, or a pattern of m rows and n columns: items left out for one query.
+//            Rows may be unsorted and hold duplicates.
+//   allowed: null, or n flags: items with 0 are left out for every query.
+//   Slots beyond the items that remain hold id -1 and score -inf (euclidean: +inf).
+//   Cost: an fp32 scan, 2 m n d operations, plus canonical rescoring of the few survivors; memory
+//   O(queries * k) and a block of items per thread, never a score matrix (unless k is near n).
+struct TopKArguments {
+  Matrix<const float> queries;
+  Matrix<const float> items;
+  int64_t k = 0;
+  Metric metric = Metric::dot;
+  Csr exclude;
+  const uint8_t* allowed = nullptr;
+  Matrix<int64_t> ids;
+  Matrix<float> scores;
+};
+
+// The k largest entries of each row of a given score matrix, in order; T is float or double.
+//   scores: (m, n); ids: (m, k), values: (m, k), k <= n. -0 counts and is returned as +0; NaN ranks
+//   last and is returned only where nothing better is left.
+template <class T>
+struct SelectArguments {
+  Matrix<const T> scores;
+  int64_t k = 0;
+  Matrix<int64_t> ids;
+  Matrix<T> values;
+};
+
+// Factor matrices of ALS are padded: `row_stride` is a multiple of kFactorPadding, and elements from
+// `columns` to `row_stride` are zero on entry and stay zero.
+inline constexpr int64_t kFactorPadding = 16;
+
+// out = factors^T factors in float64: (f, f) from (n, f).
+//   float32 products are summed in float32 over 128 rows at most, then in float64 in an order that
+//   depends on the shape alone, so the bits do not depend on the number of threads.
+struct GramianArguments {
+  Matrix<const float> factors;
+  Matrix<double> out;
+};
+
+// factors <- factors * rotation, in place; (n, f) times (f, f). Elements beyond f are left alone.
+struct RotateArguments {
+  Matrix<float> factors;
+  Matrix<const float> rotation;
+};
+
+enum class Feedback { implicit_feedback, explicit_feedback };
+
+// What one half of an ALS epoch knows about the observations. For observed entry (u, j):
+//   implicit: weight w = alpha * value, target t = 1;
+//   explicit: weight w = 1, target t = value - offset - design(j, f), where column f of `design`
+//             holds the other side's bias and counts as 1 in the system: the row's own bias is
+//             solved jointly, as component f of its solution.
+//   observations: (m, n) CSR with values; design: (n, f) factors, or (n, f + 1) where explicit.
+struct AlsObservations {
+  Csr observations;
+  Matrix<const float> design;
+  Feedback feedback = Feedback::implicit_feedback;
+  float alpha = 1.0f;
+  float offset = 0.0f;
+};
+
+struct HalfStepReport {
+  double worst_residual = 0.0;  // the largest relative residual |b - A x| / |b| of any row
+  double mean_residual = 0.0;   // over the rows that have observations
+  int64_t conjugate_steps = 0;  // taken by all rows together
+};
+
+// Solves, for every row u, (diag(diagonal) + ridge_u I + sum_j w_j y_j y_j^T) x_u = sum_j w_j t_j y_j
+// by conjugate gradients with the diagonal of the matrix as preconditioner. In the eigenbasis of the
+// design's Gramian the dense part of the matrix is the diagonal, so a step costs 4 n_u f operations.
+//   diagonal: design.row_stride values (alpha0 * eigenvalues; zero where explicit), ridge: m values;
+//   solution: (m, design.columns), padded; the start on entry, the answer on return. Rows without
+//   observations become zero.
+//   steps: the most a row may take; tolerance: relative residual at which a row is done.
+//   One thread solves a row, so the bits do not depend on the number of threads.
+//   Errors: `diverged`, naming the first row whose answer is not finite or is worse than its start.
+struct HalfStepArguments {
+  AlsObservations data;
+  const float* diagonal = nullptr;
+  const float* ridge = nullptr;
+  Matrix<float> solution;
+  int64_t steps = 3;
+  float tolerance = 0.0f;
+  HalfStepReport* report = nullptr;
+};
+
+// out[u] = sum_j w_j (t_j - x_u . y_j)^2 over the observations of row u, in float64.
+struct RowLossArguments {
+  AlsObservations data;
+  Matrix<const float> solution;
+  double* out = nullptr;
+};
+
+}  // namespace salience

@@ -1,0 +1,157 @@
+#include "core/validate.h"
+
+#include <sstream>
+#include <string>
+
+namespace salience {
+namespace {
+
+std::string shape(int64_t rows, int64_t columns) {
+  return "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")";
+}
+
+template <class T>
+std::string shape(const Matrix<T>& matrix) {
+  return shape(matrix.rows, matrix.columns);
+}
+
+template <class T>
+Status expect_shape(const char* name, const Matrix<T>& matrix, int64_t rows, int64_t columns) {
+  if (matrix.rows == rows && matrix.columns == columns) return {};
+  return Status::invalid(std::string(name) + ": shape " + shape(matrix) + "; expected " +
+                         shape(rows, columns));
+}
+
+template <class A, class B>
+Status expect_same_width(const char* first, const Matrix<A>& a, const char* second,
+                         const Matrix<B>& b) {
+  if (a.columns == b.columns) return {};
+  return Status::invalid(std::string(first) + ": shape " + shape(a) + ", while " + second +
+                         " has shape " + shape(b) + "; expected the same number of columns");
+}
+
+Status expect_item_count(const char* name, int64_t items) {
+  if (items <= kMaxItems) return {};
+  return Status::invalid(std::string(name) + ": " + std::to_string(items) +
+                         " rows; expected at most " + std::to_string(kMaxItems));
+}
+
+Status expect_k(int64_t k, const char* name, int64_t items) {
+  if (k >= 1 && k <= items) return {};
+  std::ostringstream message;
+  message << "k: " << k << "; expected a whole number from 1 to the " << items << " " << name;
+  return Status::invalid(message.str());
+}
+
+// A CSR whose pointers and indices can be followed without leaving its arrays.
+Status expect_sound(const char* name, const Csr& csr, int64_t rows, int64_t columns) {
+  const std::string prefix(name);
+  if (csr.rows != rows || csr.columns != columns) {
+    return Status::invalid(prefix + ": shape " + shape(csr.rows, csr.columns) + "; expected " +
+                           shape(rows, columns));
+  }
+  if (csr.indptr[0] != 0 || csr.indptr[rows] != csr.entries) {
+    return Status::invalid(prefix + ": indptr runs from " + std::to_string(csr.indptr[0]) + " to " +
+                           std::to_string(csr.indptr[rows]) + "; expected 0 to the " +
+                           std::to_string(csr.entries) + " stored entries");
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    if (csr.indptr[i] > csr.indptr[i + 1]) {
+      return Status::invalid(prefix + ": indptr falls at row " + std::to_string(i) +
+                             "; expected it never to fall");
+    }
+  }
+  for (int64_t e = 0; e < csr.entries; ++e) {
+    if (csr.indices[e] < 0 || csr.indices[e] >= columns) {
+      return Status::invalid(prefix + ": column index " + std::to_string(csr.indices[e]) +
+                             "; expected 0 to " + std::to_string(columns - 1));
+    }
+  }
+  return {};
+}
+
+template <class T>
+Status expect_padded(const char* name, const Matrix<T>& matrix) {
+  if (matrix.row_stride % kFactorPadding == 0 && matrix.row_stride >= matrix.columns) return {};
+  return Status::invalid(std::string(name) + ": rows lie " + std::to_string(matrix.row_stride) +
+                         " elements apart; expected a multiple of " +
+                         std::to_string(kFactorPadding) + " no less than the " +
+                         std::to_string(matrix.columns) + " columns");
+}
+
+template <class T>
+Status expect_observations(const AlsObservations& data, const Matrix<T>& solution) {
+  SALIENCE_RETURN_IF_ERROR(expect_padded("design", data.design));
+  SALIENCE_RETURN_IF_ERROR(expect_padded("solution", solution));
+  SALIENCE_RETURN_IF_ERROR(
+      expect_shape("solution", solution, data.observations.rows, data.design.columns));
+  if (solution.row_stride != data.design.row_stride) {
+    return Status::invalid("solution: rows lie " + std::to_string(solution.row_stride) +
+                           " elements apart; expected " + std::to_string(data.design.row_stride) +
+                           " as in design");
+  }
+  const int64_t least = data.feedback == Feedback::explicit_feedback ? 2 : 1;
+  if (data.design.columns < least) {
+    return Status::invalid("design: " + std::to_string(data.design.columns) +
+                           " columns; expected at least " + std::to_string(least));
+  }
+  return expect_sound("observations", data.observations, solution.rows, data.design.rows);
+}
+
+}  // namespace
+
+Status validate(const SimilarityArguments& arguments) {
+  SALIENCE_RETURN_IF_ERROR(expect_same_width("b", arguments.b, "a", arguments.a));
+  return expect_shape("out", arguments.out, arguments.a.rows, arguments.b.rows);
+}
+
+Status validate(const TopKArguments& arguments) {
+  const auto& [queries, items, k, metric, exclude, allowed, ids, scores] = arguments;
+  SALIENCE_RETURN_IF_ERROR(expect_same_width("items", items, "queries", queries));
+  SALIENCE_RETURN_IF_ERROR(expect_item_count("items", items.rows));
+  SALIENCE_RETURN_IF_ERROR(expect_k(k, "items", items.rows));
+  SALIENCE_RETURN_IF_ERROR(expect_shape("ids", ids, queries.rows, k));
+  SALIENCE_RETURN_IF_ERROR(expect_shape("scores", scores, queries.rows, k));
+  if (exclude.indptr == nullptr) return {};
+  return expect_sound("exclude", exclude, queries.rows, items.rows);
+}
+
+template <class T>
+Status validate(const SelectArguments<T>& arguments) {
+  const auto& [scores, k, ids, values] = arguments;
+  SALIENCE_RETURN_IF_ERROR(expect_item_count("scores.T", scores.columns));
+  SALIENCE_RETURN_IF_ERROR(expect_k(k, "columns of scores", scores.columns));
+  SALIENCE_RETURN_IF_ERROR(expect_shape("ids", ids, scores.rows, k));
+  return expect_shape("values", values, scores.rows, k);
+}
+
+template Status validate(const SelectArguments<float>&);
+template Status validate(const SelectArguments<double>&);
+
+Status validate(const GramianArguments& arguments) {
+  SALIENCE_RETURN_IF_ERROR(expect_padded("factors", arguments.factors));
+  return expect_shape("out", arguments.out, arguments.factors.columns, arguments.factors.columns);
+}
+
+Status validate(const RotateArguments& arguments) {
+  SALIENCE_RETURN_IF_ERROR(expect_padded("factors", arguments.factors));
+  return expect_shape("rotation", arguments.rotation, arguments.factors.columns,
+                      arguments.factors.columns);
+}
+
+Status validate(const HalfStepArguments& arguments) {
+  if (arguments.steps < 1) {
+    return Status::invalid("steps: " + std::to_string(arguments.steps) + "; expected at least 1");
+  }
+  if (!(arguments.tolerance >= 0.0f)) {
+    return Status::invalid("tolerance: " + std::to_string(arguments.tolerance) +
+                           "; expected a number that is not negative");
+  }
+  return expect_observations(arguments.data, arguments.solution);
+}
+
+Status validate(const RowLossArguments& arguments) {
+  return expect_observations(arguments.data, arguments.solution);
+}
+
+}  // namespace salience

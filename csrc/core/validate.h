@@ -1,0 +1,18 @@
+// The checks behind every operation: whatever passes here cannot crash a kernel.
+#pragma once
+
+#include "core/operations.h"
+#include "core/status.h"
+
+namespace salience {
+
+Status validate(const SimilarityArguments& arguments);
+Status validate(const TopKArguments& arguments);
+template <class T>
+Status validate(const SelectArguments<T>& arguments);
+Status validate(const GramianArguments& arguments);
+Status validate(const RotateArguments& arguments);
+Status validate(const HalfStepArguments& arguments);
+Status validate(const RowLossArguments& arguments);
+
+}  // namespace salience
