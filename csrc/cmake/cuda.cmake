@@ -1,0 +1,11 @@
+# SALIENCE_CUDA_STATE says why there is no CUDA module, in words for show_config().
+if(SALIENCE_CUDA STREQUAL "OFF")
+  set(SALIENCE_CUDA_STATE "not built, because SALIENCE_CUDA=OFF")
+elseif(SALIENCE_CUDA STREQUAL "AUTO")
+  set(SALIENCE_CUDA_STATE "not built, because this version has no CUDA kernels")
+elseif(SALIENCE_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "SALIENCE_CUDA=ON, but this version has no CUDA kernels")
+else()
+  message(FATAL_ERROR "SALIENCE_CUDA=${SALIENCE_CUDA}; expected AUTO, ON or OFF")
+endif()
+message(STATUS "CUDA module: ${SALIENCE_CUDA_STATE}")

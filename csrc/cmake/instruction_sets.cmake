@@ -1,0 +1,31 @@
+# salience_instruction_set(<name> "<flags>"): compiles the kernels once more, as a library of its own.
+include(CheckCXXCompilerFlag)
+set(SALIENCE_KERNEL_OBJECTS "")
+set(SALIENCE_KERNEL_DEFINITIONS "")
+
+function(salience_instruction_set name flags)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(GET flags 0 first)
+    check_cxx_compiler_flag(${first} SALIENCE_COMPILES_${name})
+    if(NOT SALIENCE_COMPILES_${name})
+      return()
+    endif()
+  elseif(name STREQUAL "baseline")
+    set(flags "")
+  else()
+    return()
+  endif()
+  set(target kernels_${name})
+  add_library(${target} OBJECT csrc/cpu/kernels/table.cpp)
+  target_link_libraries(${target} PRIVATE salience_options)
+  target_compile_options(${target} PRIVATE ${flags} -fno-exceptions -fno-rtti)
+  target_compile_definitions(${target} PRIVATE SALIENCE_TABLE=salience_kernels_${name})
+  # Objects built with different flags must share no function: the linker would keep either one.
+  set(stamp ${CMAKE_CURRENT_BINARY_DIR}/${target}.checked)
+  add_custom_command(OUTPUT ${stamp}
+    COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DOBJECT=$<TARGET_OBJECTS:${target}> -DSTAMP=${stamp}
+      -DSYMBOL=salience_kernels_${name} -P ${PROJECT_SOURCE_DIR}/csrc/cmake/check_symbols.cmake
+    DEPENDS $<TARGET_OBJECTS:${target}> ${PROJECT_SOURCE_DIR}/csrc/cmake/check_symbols.cmake)
+  set(SALIENCE_KERNEL_OBJECTS ${SALIENCE_KERNEL_OBJECTS} $<TARGET_OBJECTS:${target}> ${stamp} PARENT_SCOPE)
+  set(SALIENCE_KERNEL_DEFINITIONS ${SALIENCE_KERNEL_DEFINITIONS} SALIENCE_HAVE_${name} PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,19 @@
+// The operations on this CPU. Each validates its arguments first and touches nothing if they fail.
+#pragma once
+
+#include "core/operations.h"
+#include "core/parallel_for.h"
+#include "core/status.h"
+
+namespace salience::cpu {
+
+Status similarity(const SimilarityArguments& arguments, const Context& context);
+Status topk(const TopKArguments& arguments, const Context& context);
+template <class T>
+Status select(const SelectArguments<T>& arguments, const Context& context);
+Status gramian(const GramianArguments& arguments, const Context& context);
+Status rotate(const RotateArguments& arguments, const Context& context);
+Status half_step(const HalfStepArguments& arguments, const Context& context);
+Status row_loss(const RowLossArguments& arguments, const Context& context);
+
+}  // namespace salience::cpu

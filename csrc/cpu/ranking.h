@@ -1,0 +1,106 @@
+// Sort keys and the reservoir that holds the best of a stream. For drivers only: kernels must not
+// include it (see kernel_table.h).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <vector>
+
+namespace salience::cpu {
+
+// A score and an item in one integer that sorts as the contract orders them: larger is better, and
+// among equal scores the lower item has the larger key. NaN becomes 0, below -infinity.
+template <class T>
+struct RankTraits;
+
+template <>
+struct RankTraits<float> {
+  using Bits = uint32_t;
+  using Key = uint64_t;
+};
+
+template <>
+struct RankTraits<double> {
+  using Bits = uint64_t;
+  __extension__ using Key = unsigned __int128;
+};
+
+template <class T>
+struct Rank {
+  using Bits = typename RankTraits<T>::Bits;
+  using Key = typename RankTraits<T>::Key;
+  static constexpr Bits kSign = Bits{1} << (sizeof(Bits) * 8 - 1);
+
+  static Key key(T score, int64_t item) {
+    Bits bits = 0;
+    if (score == score) {
+      const T one_zero = score + T{0};
+      std::memcpy(&bits, &one_zero, sizeof bits);
+      bits = (bits & kSign) ? ~bits : bits | kSign;
+    }
+    return static_cast<Key>(bits) << 32 | static_cast<uint32_t>(~static_cast<uint32_t>(item));
+  }
+  static T score(Key key) {
+    Bits bits = static_cast<Bits>(key >> 32);
+    if (bits == 0) return std::numeric_limits<T>::quiet_NaN();
+    bits = (bits & kSign) ? bits ^ kSign : ~bits;
+    T score;
+    std::memcpy(&score, &bits, sizeof score);
+    return score;
+  }
+  static int64_t item(Key key) { return static_cast<uint32_t>(~static_cast<uint32_t>(key)); }
+};
+
+// The k largest keys of everything offered, kept in a buffer about twice that size: `bound` is a key
+// that at least k offered keys reach, so whatever is below it is out.
+template <class Key>
+class Reservoir {
+ public:
+  explicit Reservoir(int64_t k) : k_(static_cast<size_t>(k)), capacity_(k_ + std::max<size_t>(64, k_)) {}
+
+  bool full() const { return bounded_; }
+  Key bound() const { return bound_; }
+  size_t fresh() const { return keys_.size() - settled_; }
+
+  void offer(Key key) {
+    if (bounded_ && key <= bound_) return;
+    if (keys_.capacity() == 0) keys_.reserve(capacity_);
+    keys_.push_back(key);
+    if (keys_.size() >= capacity_) compact();
+  }
+
+  // Drops all but the k best and raises the bound; nothing to do while fewer than k are held.
+  void compact() {
+    if (keys_.size() < k_) return;
+    const auto kth = keys_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
+    std::nth_element(keys_.begin(), kth, keys_.end(), std::greater<Key>());
+    keys_.resize(k_);
+    bound_ = keys_.back();
+    bounded_ = true;
+    settled_ = k_;
+  }
+
+  const std::vector<Key>& keys() const { return keys_; }
+
+ private:
+  size_t k_;
+  size_t capacity_;
+  size_t settled_ = 0;
+  std::vector<Key> keys_;
+  Key bound_ = 0;
+  bool bounded_ = false;
+};
+
+// Leaves the k best of `keys` in front, in order.
+template <class Key>
+void sort_best(std::vector<Key>& keys, int64_t k) {
+  const auto end = keys.begin() + std::min<std::ptrdiff_t>(k, static_cast<std::ptrdiff_t>(keys.size()));
+  std::partial_sort(keys.begin(), end, keys.end(), std::greater<Key>());
+  keys.erase(end, keys.end());
+}
+
+}  // namespace salience::cpu
