@@ -1,6 +1,7 @@
 // pybind11 and nothing else: arrays to views, the GIL released, status to exception.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <optional>
 #include <string>
