@@ -2,6 +2,23 @@
 
 from salience._backends import show_config
 from salience._core import __version__
+from salience.als import ALS, Explanation
+from salience.interactions import Interactions
+from salience.models import Popularity, Recommendations, Recommender, VectorModel
 from salience.similarity import Index, select, similarity, topk
 
-__all__ = ["Index", "__version__", "select", "show_config", "similarity", "topk"]
+__all__ = [
+    "ALS",
+    "Explanation",
+    "Index",
+    "Interactions",
+    "Popularity",
+    "Recommendations",
+    "Recommender",
+    "VectorModel",
+    "__version__",
+    "select",
+    "show_config",
+    "similarity",
+    "topk",
+]

@@ -1,0 +1,125 @@
+"""Files that are whole or not there: safetensors with described metadata, written by renaming."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from safetensors import SafetensorError
+from safetensors.numpy import load as _load
+from safetensors.numpy import save as _save
+
+from salience.interactions import IdMap, Interactions
+
+Tensors = dict[str, npt.NDArray[Any]]
+_VERSION = 1
+
+
+@contextlib.contextmanager
+def replace_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; rename it to ``path`` if the block succeeds.
+
+    Where the block fails, the old file stays as it was and the temporary one is removed.
+    """
+    target = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save_tensors(path: str | Path, tensors: Tensors, *, kind: str, metadata: dict[str, Any]) -> None:
+    """Write named arrays and JSON-able metadata of one ``kind`` of model."""
+    note = {"format": "salience", "version": str(_VERSION), "kind": kind, "metadata": json.dumps(metadata)}
+    data = _save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata=note)
+    with replace_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_tensors(path: str | Path, *, kind: str) -> tuple[Tensors, dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        The file is damaged, foreign, of another kind or of a newer version.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    try:
+        tensors = _load(data)
+        length = int.from_bytes(data[:8], "little")
+        note = json.loads(data[8 : 8 + length])["__metadata__"]
+        found = (note["format"], note["kind"], int(note["version"]))
+        metadata = json.loads(note["metadata"])
+    except (SafetensorError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"path: {path} is damaged or no model of salience ({error})") from None
+    if found[0] != "salience" or found[1] != kind:
+        raise ValueError(f"path: {path} holds {found[0]} {found[1]}; expected salience {kind}")
+    if found[2] > _VERSION:
+        raise ValueError(f"path: {path} has format version {found[2]}; expected at most {_VERSION}")
+    return dict(tensors), metadata
+
+
+def pack_ids(prefix: str, ids: IdMap) -> Tensors:
+    """Turn an id map into arrays: its size, numbers, or UTF-8 text with offsets."""
+    if ids.identity:
+        return {f"{prefix}.size": np.array([len(ids)], np.int64)}
+    if ids.ids.dtype != object:
+        return {f"{prefix}.numbers": ids.ids}
+    texts = [name.encode("utf-8", "surrogatepass") for name in ids.ids]
+    offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
+    return {f"{prefix}.text": np.frombuffer(b"".join(texts), np.uint8), f"{prefix}.offsets": offsets}
+
+
+def unpack_ids(prefix: str, tensors: Tensors) -> IdMap:
+    """Undo :func:`pack_ids`."""
+    if f"{prefix}.size" in tensors:
+        return IdMap(size=int(tensors[f"{prefix}.size"][0]))
+    if f"{prefix}.numbers" in tensors:
+        return IdMap(tensors[f"{prefix}.numbers"])
+    text = tensors[f"{prefix}.text"].tobytes()
+    offsets = tensors[f"{prefix}.offsets"].tolist()
+    names = [text[a:b].decode("utf-8", "surrogatepass") for a, b in zip(offsets, offsets[1:], strict=False)]
+    return IdMap(np.array(names, dtype=object))
+
+
+def pack_interactions(prefix: str, data: Interactions) -> Tensors:
+    """Turn interactions into arrays."""
+    tensors = {
+        f"{prefix}.indptr": data.matrix.indptr,
+        f"{prefix}.indices": data.matrix.indices,
+        f"{prefix}.values": data.matrix.data,
+        **pack_ids(f"{prefix}.users", data.user_map),
+        **pack_ids(f"{prefix}.items", data.item_map),
+    }
+    if data.times is not None:
+        tensors[f"{prefix}.times"] = data.times
+    return tensors
+
+
+def unpack_interactions(prefix: str, tensors: Tensors) -> Interactions:
+    """Undo :func:`pack_interactions`; ValueError where the arrays do not fit together."""
+    users, items = unpack_ids(f"{prefix}.users", tensors), unpack_ids(f"{prefix}.items", tensors)
+    parts = [tensors[f"{prefix}.{name}"] for name in ("values", "indices", "indptr")]
+    matrix = sp.csr_matrix((parts[0], parts[1], parts[2]), shape=(len(users), len(items)))
+    return Interactions(matrix, users, items, tensors.get(f"{prefix}.times"))

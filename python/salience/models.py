@@ -1,0 +1,243 @@
+"""What every recommender offers, and the one place where vectors become recommendations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+from salience import _arrays, _storage
+from salience.interactions import IdMap, Interactions, as_interactions, make_frame
+from salience.similarity import Metric, topk
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """The ``k`` best items for each of n queries.
+
+    Attributes
+    ----------
+    ids : array, shape (n, k)
+        The caller's item ids: int64 padded with -1, or str padded with None.
+    rows : array of int64, shape (n, k)
+        The same as item rows, padded with -1.
+    scores : array of float32, shape (n, k)
+        Padded with -inf.
+    queries : array, shape (n,)
+        The ids that were asked for.
+    """
+
+    ids: npt.NDArray[Any]
+    rows: npt.NDArray[np.int64]
+    scores: Float32
+    queries: npt.NDArray[Any]
+    query_name: str = "user"
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many items each query got, shape (n,)."""
+        return np.asarray((self.rows >= 0).sum(axis=1))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_frame(self, backend: str | None = None) -> Any:
+        """Return a frame with columns user (or item), item, rank from 1, and score."""
+        filled = self.rows >= 0
+        ranks = np.broadcast_to(np.arange(1, self.rows.shape[1] + 1), self.rows.shape)
+        second = "item" if self.query_name == "user" else f"similar_{self.query_name}"
+        columns = {
+            self.query_name: np.repeat(self.queries, self.counts),
+            second: self.ids[filled],
+            "rank": ranks[filled],
+            "score": self.scores[filled],
+        }
+        return make_frame(columns, backend)
+
+
+@runtime_checkable
+class Recommender(Protocol):
+    """What evaluation, reranking and the command line need of a model."""
+
+    user_map: IdMap
+    item_map: IdMap
+
+    def fit(self, interactions: Any) -> Self:
+        """Learn from interactions."""
+
+    def recommend(self, users: Any, k: int = 10, *, exclude_seen: bool = True) -> Recommendations:
+        """Rank items for users."""
+
+    def score(self, users: Any, items: Any) -> Float32:
+        """Score pairs."""
+
+
+class VectorModel:
+    """A recommender whose score is an inner product of a user's and an item's vector.
+
+    Subclasses set ``user_map``, ``item_map``, ``_seen`` (training interactions) and provide
+    ``_query_vectors(rows)`` and ``_item_vectors()``.
+    """
+
+    user_map: IdMap
+    item_map: IdMap
+    _seen: Interactions
+    threads: int | None = None
+
+    def _query_vectors(self, rows: npt.NDArray[np.int64]) -> Float32:
+        raise NotImplementedError
+
+    def _item_vectors(self) -> Float32:
+        raise NotImplementedError
+
+    def _require_fitted(self) -> None:
+        if not hasattr(self, "_seen"):
+            raise ValueError(f"{type(self).__name__}: not fitted; expected fit(...) to be called first")
+
+    def recommend(
+        self, users: Any, k: int = 10, *, exclude_seen: bool = True, allow: Any = None, deny: Any = None
+    ) -> Recommendations:
+        """Rank items for users, exactly.
+
+        Parameters
+        ----------
+        users : array, shape (n,)
+            The caller's ids (row numbers where the model was fitted on a bare matrix).
+        k : int
+            May exceed the number of items; the rest of a row is padding.
+        exclude_seen : bool
+            Leave out what the user had in training.
+        allow, deny : array, optional
+            Item ids, or a mask over item rows.
+
+        Returns
+        -------
+        Recommendations
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument; unknown users are named.
+        """
+        self._require_fitted()
+        rows = self.user_map.rows(users, argument="users")
+        exclude = self._seen.matrix[rows] if exclude_seen else None
+        found, scores = self._search(
+            self._query_vectors(rows), k, exclude=exclude, allow=self._item_filter(allow, "allow"),
+            deny=self._item_filter(deny, "deny"),
+        )  # fmt: skip
+        return Recommendations(self.item_map.ids_of(found), found, scores, self.user_map.ids[rows])
+
+    def score(self, users: Any, items: Any) -> Float32:
+        """Score pairs: ``users[n]`` with ``items[n]``; float32, shape (n,)."""
+        self._require_fitted()
+        u = self.user_map.rows(users, argument="users")
+        i = self.item_map.rows(items, argument="items")
+        if len(u) != len(i):
+            raise ValueError(f"items: {len(i)} of them; expected one for each of the {len(u)} users")
+        vectors, out = self._item_vectors(), np.empty(len(u), np.float32)
+        distinct, where = np.unique(u, return_inverse=True)
+        queries = self._query_vectors(distinct)
+        for start in range(0, len(u), 65536):
+            part = slice(start, start + 65536)
+            pairs = queries[where[part]].astype(np.float64) * vectors[i[part]]
+            out[part] = pairs.sum(axis=1)
+        return out
+
+    def similar_items(self, items: Any, k: int = 10, *, metric: Metric = "cosine") -> Recommendations:
+        """Find the items whose vectors are nearest to those of ``items``; each leaves itself out."""
+        self._require_fitted()
+        rows = self.item_map.rows(items, argument="items")
+        vectors = self._similarity_vectors(self._item_vectors())
+        return self._neighbours(vectors, rows, k, metric, self.item_map, "item")
+
+    def similar_users(self, users: Any, k: int = 10, *, metric: Metric = "cosine") -> Recommendations:
+        """Find the users whose vectors are nearest to those of ``users``; each leaves itself out."""
+        self._require_fitted()
+        rows = self.user_map.rows(users, argument="users")
+        vectors = self._similarity_vectors(self._query_vectors(np.arange(len(self.user_map))))
+        return self._neighbours(vectors, rows, k, metric, self.user_map, "user")
+
+    def _similarity_vectors(self, vectors: Float32) -> Float32:
+        return vectors
+
+    def _neighbours(
+        self, vectors: Float32, rows: npt.NDArray[np.int64], k: int, metric: Metric, ids: IdMap, name: str
+    ) -> Recommendations:
+        import scipy.sparse as sp
+
+        itself = sp.csr_matrix((np.ones(len(rows)), rows, np.arange(len(rows) + 1)), shape=(len(rows), len(vectors)))
+        found, scores = _padded_topk(vectors[rows], vectors, k, metric=metric, exclude=itself, threads=self.threads)
+        return Recommendations(ids.ids_of(found), found, scores, ids.ids[rows], name)
+
+    def _search(
+        self, queries: Float32, k: int, **filters: Any
+    ) -> tuple[npt.NDArray[np.int64], Float32]:
+        return _padded_topk(queries, self._item_vectors(), k, threads=self.threads, **filters)
+
+    def _item_filter(self, ids: Any, argument: str) -> Any:
+        if ids is None:
+            return None
+        array = np.asarray(ids)
+        return array if array.dtype == np.bool_ else self.item_map.rows(array, argument=argument)
+
+
+def _padded_topk(
+    queries: Float32, items: Float32, k: int, **options: Any
+) -> tuple[npt.NDArray[np.int64], Float32]:
+    """Top-k where ``k`` may exceed the number of items."""
+    k = _arrays.whole(k, argument="k", least=1)
+    ids = np.full((len(queries), k), -1)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    reachable = min(k, len(items))
+    if reachable and len(queries):
+        ids[:, :reachable], scores[:, :reachable] = topk(queries, items, reachable, **options)
+    return ids, scores
+
+
+class Popularity(VectorModel):
+    """Recommends what most users chose: the baseline that every model has to beat.
+
+    The score of an item is the number of users who interacted with it.
+    """
+
+    def __init__(self, *, threads: int | None = None) -> None:
+        self.threads = threads
+
+    def fit(self, interactions: Any, *, progress: Callable[[int, int], None] | None = None) -> Self:
+        """Count; ``interactions`` are Interactions or a sparse matrix of users by items."""
+        data = as_interactions(interactions)
+        self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
+        counts = np.bincount(data.matrix.indices, minlength=data.shape[1])
+        self.counts_ = counts.astype(np.float32)
+        if progress is not None:
+            progress(1, 1)
+        return self
+
+    def _query_vectors(self, rows: npt.NDArray[np.int64]) -> Float32:
+        return np.ones((len(rows), 1), np.float32)
+
+    def _item_vectors(self) -> Float32:
+        return self.counts_[:, None]
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; see :meth:`load`."""
+        self._require_fitted()
+        _storage.save_tensors(path, _storage.pack_interactions("seen", self._seen), kind="Popularity", metadata={})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote; ValueError where the file is damaged or another model's."""
+        tensors, _ = _storage.load_tensors(path, kind="Popularity")
+        return cls().fit(_storage.unpack_interactions("seen", tensors))
+
+
+__all__ = ["Popularity", "Recommendations", "Recommender", "VectorModel"]
