@@ -20,7 +20,12 @@ from salience.evaluation import evaluate
 
 METRICS = ("recall@20", "ndcg@20")
 # Chosen by --tune on valid.
-SETTINGS = {"unobserved_weight": 0.02, "regularization": 0.003, "regularization_exponent": 1.0, "epochs": 16}
+SETTINGS = {
+    "unobserved_weight": 0.02,
+    "regularization": 0.003,
+    "regularization_exponent": 1.0,
+    "epochs": 16,
+}
 
 
 def independent(model: ALS, train: Interactions, test: Interactions) -> dict[str, float]:
@@ -48,7 +53,11 @@ def tune(train: Interactions, valid: Interactions, factors: int) -> None:
         model = ALS(factors, unobserved_weight=weight, regularization=ridge * scale,
                     regularization_exponent=exponent, epochs=12).fit(train)  # fmt: skip
         report = evaluate(model, train, valid, metrics=METRICS)
-        print(f"{weight:6} {ridge * scale:7.4f} {exponent}", *(f"{report.values[m]:.5f}" for m in METRICS), flush=True)
+        print(
+            f"{weight:6} {ridge * scale:7.4f} {exponent}",
+            *(f"{report.values[m]:.5f}" for m in METRICS),
+            flush=True,
+        )
 
 
 def main() -> None:

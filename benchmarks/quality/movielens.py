@@ -44,7 +44,9 @@ def tune(train: Interactions) -> None:
     for factors, (ridge, exponent), epochs in settings:
         model = ALS(factors, feedback="explicit", regularization=ridge, regularization_exponent=exponent,
                     epochs=epochs).fit(inner)  # fmt: skip
-        print(f"factors {factors}, regularization {ridge}, exponent {exponent}, epochs {epochs}: {rmse(model, valid):.4f}")
+        print(
+            f"factors {factors}, regularization {ridge}, exponent {exponent}, epochs {epochs}: {rmse(model, valid):.4f}"
+        )
 
 
 def main() -> None:

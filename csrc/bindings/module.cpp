@@ -16,12 +16,14 @@ using namespace salience;
 namespace {
 
 using Floats = py::array_t<float, 0>;
-using Pattern = std::tuple<py::array_t<int64_t, py::array::c_style>, py::array_t<int32_t, py::array::c_style>>;
+using Pattern =
+    std::tuple<py::array_t<int64_t, py::array::c_style>, py::array_t<int32_t, py::array::c_style>>;
 
 template <class T>
 Matrix<const T> matrix(const char* name, const py::array_t<T, 0>& array) {
   if (array.ndim() != 2)
-    throw py::value_error(std::string(name) + ": " + std::to_string(array.ndim()) + " dimensions; expected 2");
+    throw py::value_error(std::string(name) + ": " + std::to_string(array.ndim()) +
+                          " dimensions; expected 2");
   const auto size = static_cast<py::ssize_t>(sizeof(T));
   if (array.shape(1) > 1 && array.strides(1) != size)
     throw py::value_error(std::string(name) + ": elements of a row lie apart; expected them side by side");
@@ -86,8 +88,8 @@ py::tuple topk(const Floats& queries, const Floats& items, int64_t k, const std:
   }
   if (allowed) {
     if (allowed->size() != x.rows)
-      throw py::value_error("allow: a mask of " + std::to_string(allowed->size()) + "; expected one flag for each of the " +
-                            std::to_string(x.rows) + " items");
+      throw py::value_error("allow: a mask of " + std::to_string(allowed->size()) +
+                            "; expected one flag for each of the " + std::to_string(x.rows) + " items");
     arguments.allowed = reinterpret_cast<const uint8_t*>(allowed->data());
   }
   run(threads, [&](const Context& context) { return cpu::topk(arguments, context); });
@@ -109,7 +111,8 @@ py::tuple select(const py::array_t<T, 0>& scores, int64_t k, int threads) {
 
 // A factor matrix that is written in place; its rows are padded.
 Matrix<float> in_place(const char* name, Floats& array) {
-  if (!array.writeable()) throw py::value_error(std::string(name) + ": a read-only array; expected a writeable one");
+  if (!array.writeable())
+    throw py::value_error(std::string(name) + ": a read-only array; expected a writeable one");
   const auto view = matrix<float>(name, array);
   return {const_cast<float*>(view.data), view.rows, view.columns, view.row_stride};
 }
@@ -123,7 +126,10 @@ AlsObservations observations(const py::array_t<int64_t, py::array::c_style>& ind
                           std::to_string(values.size()) + " values; expected as many of both");
   const auto factors = matrix("design", design);
   return {{indptr.data(), indices.data(), values.data(), indptr.size() - 1, factors.rows, indices.size()},
-          factors, is_explicit ? Feedback::explicit_feedback : Feedback::implicit_feedback, alpha, offset};
+          factors,
+          is_explicit ? Feedback::explicit_feedback : Feedback::implicit_feedback,
+          alpha,
+          offset};
 }
 
 py::array_t<double> gramian(const Floats& factors, int threads) {
@@ -141,15 +147,17 @@ void rotate(Floats factors, const Floats& rotation, int threads) {
 
 py::tuple half_step(const py::array_t<int64_t, py::array::c_style>& indptr,
                     const py::array_t<int32_t, py::array::c_style>& indices,
-                    const py::array_t<float, py::array::c_style>& values, const Floats& design, bool is_explicit,
-                    float alpha, float offset, const py::array_t<float, py::array::c_style>& diagonal,
+                    const py::array_t<float, py::array::c_style>& values, const Floats& design,
+                    bool is_explicit, float alpha, float offset,
+                    const py::array_t<float, py::array::c_style>& diagonal,
                     const py::array_t<float, py::array::c_style>& ridge, Floats solution, int64_t steps,
                     float tolerance, int threads) {
   HalfStepReport report;
   const AlsObservations data = observations(indptr, indices, values, design, is_explicit, alpha, offset);
   if (diagonal.size() != data.design.row_stride || ridge.size() != data.observations.rows)
     throw py::value_error("ridge: " + std::to_string(ridge.size()) + " values and a diagonal of " +
-                          std::to_string(diagonal.size()) + "; expected one for each row and each padded factor");
+                          std::to_string(diagonal.size()) +
+                          "; expected one for each row and each padded factor");
   const HalfStepArguments arguments{data,  diagonal.data(), ridge.data(), in_place("solution", solution),
                                     steps, tolerance,       &report};
   run(threads, [&](const Context& context) { return cpu::half_step(arguments, context); });
@@ -159,7 +167,8 @@ py::tuple half_step(const py::array_t<int64_t, py::array::c_style>& indptr,
 py::array_t<double> row_loss(const py::array_t<int64_t, py::array::c_style>& indptr,
                              const py::array_t<int32_t, py::array::c_style>& indices,
                              const py::array_t<float, py::array::c_style>& values, const Floats& design,
-                             bool is_explicit, float alpha, float offset, const Floats& solution, int threads) {
+                             bool is_explicit, float alpha, float offset, const Floats& solution,
+                             int threads) {
   const AlsObservations data = observations(indptr, indices, values, design, is_explicit, alpha, offset);
   py::array_t<double> out(data.observations.rows);
   const RowLossArguments arguments{data, matrix("solution", solution), out.mutable_data()};
@@ -204,7 +213,8 @@ PYBIND11_MODULE(_core, module) {
   module.def("select", select<float>, py::arg("scores").noconvert(), py::arg("k"), py::arg("threads"));
   module.def("select", select<double>, py::arg("scores").noconvert(), py::arg("k"), py::arg("threads"));
   module.def("gramian", gramian, py::arg("factors").noconvert(), py::arg("threads"));
-  module.def("rotate", rotate, py::arg("factors").noconvert(), py::arg("rotation").noconvert(), py::arg("threads"));
+  module.def("rotate", rotate, py::arg("factors").noconvert(), py::arg("rotation").noconvert(),
+             py::arg("threads"));
   module.def("half_step", half_step, py::arg("indptr"), py::arg("indices"), py::arg("values"),
              py::arg("design").noconvert(), py::arg("is_explicit"), py::arg("alpha"), py::arg("offset"),
              py::arg("diagonal"), py::arg("ridge"), py::arg("solution").noconvert(), py::arg("steps"),

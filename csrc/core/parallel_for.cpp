@@ -129,9 +129,8 @@ bool Worker::should_stop() {
 int worker_count(const Context& context, int64_t units, double operations) {
   const int64_t threads = context.threads > 0 ? context.threads : usable_cores();
   const double worthwhile = std::max(1.0, operations / kOperationsPerWorker);
-  const int64_t useful = worthwhile < static_cast<double>(threads)
-                             ? static_cast<int64_t>(worthwhile)
-                             : threads;
+  const int64_t useful =
+      worthwhile < static_cast<double>(threads) ? static_cast<int64_t>(worthwhile) : threads;
   return static_cast<int>(std::max<int64_t>(1, std::min(useful, units)));
 }
 

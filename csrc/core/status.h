@@ -20,9 +20,7 @@ struct [[nodiscard]] Status {
 
   bool ok() const { return code == Code::ok; }
 
-  static Status invalid(std::string message) {
-    return {Code::invalid_argument, std::move(message)};
-  }
+  static Status invalid(std::string message) { return {Code::invalid_argument, std::move(message)}; }
   static Status diverged(std::string message) { return {Code::diverged, std::move(message)}; }
   static Status interrupted() { return {Code::interrupted, "interrupted"}; }
 };
@@ -30,7 +28,7 @@ struct [[nodiscard]] Status {
 }  // namespace salience
 
 // Leaves the enclosing function with the status of `expression` unless that is ok.
-#define SALIENCE_RETURN_IF_ERROR(expression)                \
-  do {                                                      \
+#define SALIENCE_RETURN_IF_ERROR(expression)                                      \
+  do {                                                                            \
     if (::salience::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)

@@ -23,17 +23,16 @@ Status expect_shape(const char* name, const Matrix<T>& matrix, int64_t rows, int
 }
 
 template <class A, class B>
-Status expect_same_width(const char* first, const Matrix<A>& a, const char* second,
-                         const Matrix<B>& b) {
+Status expect_same_width(const char* first, const Matrix<A>& a, const char* second, const Matrix<B>& b) {
   if (a.columns == b.columns) return {};
-  return Status::invalid(std::string(first) + ": shape " + shape(a) + ", while " + second +
-                         " has shape " + shape(b) + "; expected the same number of columns");
+  return Status::invalid(std::string(first) + ": shape " + shape(a) + ", while " + second + " has shape " +
+                         shape(b) + "; expected the same number of columns");
 }
 
 Status expect_item_count(const char* name, int64_t items) {
   if (items <= kMaxItems) return {};
-  return Status::invalid(std::string(name) + ": " + std::to_string(items) +
-                         " rows; expected at most " + std::to_string(kMaxItems));
+  return Status::invalid(std::string(name) + ": " + std::to_string(items) + " rows; expected at most " +
+                         std::to_string(kMaxItems));
 }
 
 Status expect_k(int64_t k, const char* name, int64_t items) {
@@ -74,17 +73,15 @@ template <class T>
 Status expect_padded(const char* name, const Matrix<T>& matrix) {
   if (matrix.row_stride % kFactorPadding == 0 && matrix.row_stride >= matrix.columns) return {};
   return Status::invalid(std::string(name) + ": rows lie " + std::to_string(matrix.row_stride) +
-                         " elements apart; expected a multiple of " +
-                         std::to_string(kFactorPadding) + " no less than the " +
-                         std::to_string(matrix.columns) + " columns");
+                         " elements apart; expected a multiple of " + std::to_string(kFactorPadding) +
+                         " no less than the " + std::to_string(matrix.columns) + " columns");
 }
 
 template <class T>
 Status expect_observations(const AlsObservations& data, const Matrix<T>& solution) {
   SALIENCE_RETURN_IF_ERROR(expect_padded("design", data.design));
   SALIENCE_RETURN_IF_ERROR(expect_padded("solution", solution));
-  SALIENCE_RETURN_IF_ERROR(
-      expect_shape("solution", solution, data.observations.rows, data.design.columns));
+  SALIENCE_RETURN_IF_ERROR(expect_shape("solution", solution, data.observations.rows, data.design.columns));
   if (solution.row_stride != data.design.row_stride) {
     return Status::invalid("solution: rows lie " + std::to_string(solution.row_stride) +
                            " elements apart; expected " + std::to_string(data.design.row_stride) +
@@ -92,8 +89,8 @@ Status expect_observations(const AlsObservations& data, const Matrix<T>& solutio
   }
   const int64_t least = data.feedback == Feedback::explicit_feedback ? 2 : 1;
   if (data.design.columns < least) {
-    return Status::invalid("design: " + std::to_string(data.design.columns) +
-                           " columns; expected at least " + std::to_string(least));
+    return Status::invalid("design: " + std::to_string(data.design.columns) + " columns; expected at least " +
+                           std::to_string(least));
   }
   return expect_sound("observations", data.observations, solution.rows, data.design.rows);
 }
@@ -135,8 +132,7 @@ Status validate(const GramianArguments& arguments) {
 
 Status validate(const RotateArguments& arguments) {
   SALIENCE_RETURN_IF_ERROR(expect_padded("factors", arguments.factors));
-  return expect_shape("rotation", arguments.rotation, arguments.factors.columns,
-                      arguments.factors.columns);
+  return expect_shape("rotation", arguments.rotation, arguments.factors.columns, arguments.factors.columns);
 }
 
 Status validate(const HalfStepArguments& arguments) {

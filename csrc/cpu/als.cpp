@@ -11,9 +11,9 @@ namespace salience::cpu {
 namespace {
 
 constexpr int64_t kGramianChunk = 128;
-constexpr int64_t kGramianBytes = 64ll << 20;   // of all partial sums together
-constexpr int64_t kGatherBytes = 512ll << 10;   // half of a typical second-level cache
-constexpr double kUnitOperations = 4e6;         // about a millisecond: fine enough to balance
+constexpr int64_t kGramianBytes = 64ll << 20;  // of all partial sums together
+constexpr int64_t kGatherBytes = 512ll << 10;  // half of a typical second-level cache
+constexpr double kUnitOperations = 4e6;        // about a millisecond: fine enough to balance
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -64,22 +64,26 @@ Status gramian(const GramianArguments& arguments, const Context& context) {
   const int64_t most = std::clamp<int64_t>(kGramianBytes / (padded * padded * 8), 1, 64);
   const int64_t segments = std::clamp<int64_t>(factors.rows / 2048, 1, most);
   std::vector<double> sums(static_cast<size_t>(segments * padded * padded), 0.0);
-  const double operations = static_cast<double>(factors.rows) * static_cast<double>(f) * static_cast<double>(f);
-  Status status = parallel_for(context, worker_count(context, segments, operations), segments,
-                               [&](int64_t segment, Worker& worker) {
-    std::vector<float> chunk(static_cast<size_t>(kGramianChunk * padded), 0.0f);
-    const int64_t begin = factors.rows * segment / segments, end = factors.rows * (segment + 1) / segments;
-    for (int64_t first = begin; first < end && !worker.should_stop(); first += kGramianChunk) {
-      const int64_t count = std::min(kGramianChunk, end - first);
-      for (int64_t r = 0; r < count; ++r) std::copy_n(factors.row(first + r), f, chunk.data() + r * padded);
-      kernels().gramian(chunk.data(), padded, count, f, sums.data() + segment * padded * padded, padded);
-    }
-  });
+  const double operations =
+      static_cast<double>(factors.rows) * static_cast<double>(f) * static_cast<double>(f);
+  Status status = parallel_for(
+      context, worker_count(context, segments, operations), segments, [&](int64_t segment, Worker& worker) {
+        std::vector<float> chunk(static_cast<size_t>(kGramianChunk * padded), 0.0f);
+        const int64_t begin = factors.rows * segment / segments,
+                      end = factors.rows * (segment + 1) / segments;
+        for (int64_t first = begin; first < end && !worker.should_stop(); first += kGramianChunk) {
+          const int64_t count = std::min(kGramianChunk, end - first);
+          for (int64_t r = 0; r < count; ++r)
+            std::copy_n(factors.row(first + r), f, chunk.data() + r * padded);
+          kernels().gramian(chunk.data(), padded, count, f, sums.data() + segment * padded * padded, padded);
+        }
+      });
   if (!status.ok()) return status;
   for (int64_t i = 0; i < f; ++i) {
     for (int64_t j = i; j < f; ++j) {
       double total = 0.0;
-      for (int64_t s = 0; s < segments; ++s) total += sums[static_cast<size_t>((s * padded + i) * padded + j)];
+      for (int64_t s = 0; s < segments; ++s)
+        total += sums[static_cast<size_t>((s * padded + i) * padded + j)];
       out.row(i)[j] = out.row(j)[i] = total;
     }
   }
@@ -94,7 +98,8 @@ Status rotate(const RotateArguments& arguments, const Context& context) {
   for (int64_t k = 0; k < f; ++k) std::copy_n(rotation.row(k), f, padded.data() + k * width);
   constexpr int64_t kRows = 240;
   const int64_t units = (factors.rows + kRows - 1) / kRows;
-  const double operations = static_cast<double>(factors.rows) * static_cast<double>(f) * static_cast<double>(f);
+  const double operations =
+      static_cast<double>(factors.rows) * static_cast<double>(f) * static_cast<double>(f);
   return parallel_for(context, worker_count(context, units, operations), units, [&](int64_t unit, Worker&) {
     const int64_t first = unit * kRows, count = std::min(kRows, factors.rows - first);
     std::vector<float> out(static_cast<size_t>(count * width));
@@ -109,11 +114,14 @@ Status half_step(const HalfStepArguments& arguments, const Context& context) {
   const std::vector<int64_t> cuts = cut_rows(arguments.data, per_entry);
   const int64_t units = static_cast<int64_t>(cuts.size()) - 1;
   std::vector<AlsRowsOutcome> outcomes(static_cast<size_t>(units), AlsRowsOutcome{0.0, 0.0, 0, 0, -1});
-  const int workers = worker_count(context, units, per_entry * static_cast<double>(arguments.data.observations.entries));
-  std::vector<ScratchMemory> scratch(static_cast<size_t>(workers), ScratchMemory(arguments.data.design.row_stride));
+  const int workers =
+      worker_count(context, units, per_entry * static_cast<double>(arguments.data.observations.entries));
+  std::vector<ScratchMemory> scratch(static_cast<size_t>(workers),
+                                     ScratchMemory(arguments.data.design.row_stride));
   Status status = parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
     const size_t n = static_cast<size_t>(unit);
-    kernels().als_solve(arguments, cuts[n], cuts[n + 1], scratch[static_cast<size_t>(worker.index())].view(), outcomes[n]);
+    kernels().als_solve(arguments, cuts[n], cuts[n + 1], scratch[static_cast<size_t>(worker.index())].view(),
+                        outcomes[n]);
   });
   if (!status.ok()) return status;
 
@@ -139,8 +147,10 @@ Status row_loss(const RowLossArguments& arguments, const Context& context) {
   const double per_entry = operations_per_entry(arguments.data, 1);
   const std::vector<int64_t> cuts = cut_rows(arguments.data, per_entry);
   const int64_t units = static_cast<int64_t>(cuts.size()) - 1;
-  const int workers = worker_count(context, units, per_entry * static_cast<double>(arguments.data.observations.entries));
-  std::vector<ScratchMemory> scratch(static_cast<size_t>(workers), ScratchMemory(arguments.data.design.row_stride));
+  const int workers =
+      worker_count(context, units, per_entry * static_cast<double>(arguments.data.observations.entries));
+  std::vector<ScratchMemory> scratch(static_cast<size_t>(workers),
+                                     ScratchMemory(arguments.data.design.row_stride));
   return parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
     const size_t n = static_cast<size_t>(unit);
     kernels().als_loss(arguments, cuts[n], cuts[n + 1], scratch[static_cast<size_t>(worker.index())].view());

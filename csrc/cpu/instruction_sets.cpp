@@ -54,8 +54,8 @@ std::string lacks(bool in_cpu, bool in_system, const char* what) {
 
 std::string lacks_avx2() {
   const Registers one = cpuid(1, 0), seven = cpuid(7, 0);
-  const bool cpu = bit(one.c, 12) && bit(one.c, 28) && bit(one.c, 29) && bit(seven.b, 5) &&
-                   bit(seven.b, 3) && bit(seven.b, 8);  // FMA, AVX, F16C, AVX2, BMI1, BMI2
+  const bool cpu = bit(one.c, 12) && bit(one.c, 28) && bit(one.c, 29) && bit(seven.b, 5) && bit(seven.b, 3) &&
+                   bit(seven.b, 8);  // FMA, AVX, F16C, AVX2, BMI1, BMI2
   return lacks(cpu, (saved_state() & 0x6) == 0x6, "AVX2");
 }
 

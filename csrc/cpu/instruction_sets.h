@@ -10,9 +10,9 @@ namespace salience::cpu {
 
 struct InstructionSet {
   const char* name;
-  bool built;             // kernels of its own were compiled in
-  bool offered;           // the CPU has it and the operating system allows it
-  std::string why_not;    // empty where it is offered
+  bool built;           // kernels of its own were compiled in
+  bool offered;         // the CPU has it and the operating system allows it
+  std::string why_not;  // empty where it is offered
 };
 
 // Every instruction set the package knows, lowest first.

@@ -20,16 +20,16 @@ enum class Screen {
 
 // A block of items against one panel of queries.
 struct ScreenArguments {
-  const float* items;         // rows x dimensions
+  const float* items;  // rows x dimensions
   int64_t row_stride;
-  int64_t rows;               // at most kBlockRows
+  int64_t rows;  // at most kBlockRows
   int64_t dimensions;
-  const float* panel;         // dimensions x (vectors * lanes), queries in lanes
-  int64_t vectors;            // 1 or 2
+  const float* panel;  // dimensions x (vectors * lanes), queries in lanes
+  int64_t vectors;     // 1 or 2
   Screen screen;
-  const float* item_terms;    // one per item (unused for product)
-  const float* thresholds;    // one per lane
-  uint32_t* survivors;        // room for rows * vectors * lanes; lane << 16 | row
+  const float* item_terms;  // one per item (unused for product)
+  const float* thresholds;  // one per lane
+  uint32_t* survivors;      // room for rows * vectors * lanes; lane << 16 | row
 };
 
 inline constexpr int64_t kBlockRows = 240;
@@ -37,15 +37,15 @@ inline constexpr int64_t kBlockRows = 240;
 // Canonical scores of a few queries against a list of items.
 struct CanonicalArguments {
   Metric metric;
-  const double* queries;       // count x dimensions rounded up to 8, zero padded
+  const double* queries;  // count x dimensions rounded up to 8, zero padded
   int64_t query_stride;
   int64_t query_count;
-  const double* query_norms;   // squared, canonical (cosine only)
-  const float* const* items;   // one pointer per item
-  const double* item_norms;    // squared, canonical (cosine only)
+  const double* query_norms;  // squared, canonical (cosine only)
+  const float* const* items;  // one pointer per item
+  const double* item_norms;   // squared, canonical (cosine only)
   int64_t item_count;
   int64_t dimensions;
-  float* out;                  // out[q * out_stride + i]
+  float* out;  // out[q * out_stride + i]
   int64_t out_stride;
 };
 
@@ -91,14 +91,13 @@ struct KernelTable {
   int64_t gramian_padding;
 
   // out = rows * rotation; rotation is padded to out_stride columns, a multiple of 2 * lanes.
-  void (*rotate)(const float* rows, int64_t row_stride, int64_t count, int64_t factors,
-                 const float* rotation, float* out, int64_t out_stride);
+  void (*rotate)(const float* rows, int64_t row_stride, int64_t count, int64_t factors, const float* rotation,
+                 float* out, int64_t out_stride);
 
   // Solves rows begin .. end of a half-step.
-  void (*als_solve)(const HalfStepArguments& arguments, int64_t begin, int64_t end,
-                    const AlsScratch& scratch, AlsRowsOutcome& outcome);
-  void (*als_loss)(const RowLossArguments& arguments, int64_t begin, int64_t end,
-                   const AlsScratch& scratch);
+  void (*als_solve)(const HalfStepArguments& arguments, int64_t begin, int64_t end, const AlsScratch& scratch,
+                    AlsRowsOutcome& outcome);
+  void (*als_loss)(const RowLossArguments& arguments, int64_t begin, int64_t end, const AlsScratch& scratch);
 };
 
 }  // namespace salience::cpu

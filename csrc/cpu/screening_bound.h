@@ -59,8 +59,9 @@ class ScreeningBound {
  private:
   static float round_down(double x) {
     const float nearest = static_cast<float>(x);
-    return static_cast<double>(nearest) <= x ? nearest
-                                             : std::nextafter(nearest, -std::numeric_limits<float>::infinity());
+    return static_cast<double>(nearest) <= x
+               ? nearest
+               : std::nextafter(nearest, -std::numeric_limits<float>::infinity());
   }
 
   Metric metric_;

@@ -17,18 +17,18 @@ using Ranking = Rank<float>;
 using Key = Ranking::Key;
 
 constexpr int64_t kQueryGroup = 256;
-constexpr int64_t kLeastRange = 4096;             // items: below this a unit is all overhead
-constexpr int64_t kReservoirBytes = 64ll << 20;   // of one worker
+constexpr int64_t kLeastRange = 4096;            // items: below this a unit is all overhead
+constexpr int64_t kReservoirBytes = 64ll << 20;  // of one worker
 constexpr int64_t kFirstBlock = 24;
 
 struct Problem {
   const TopKArguments& arguments;
-  Matrix<const float> items;         // what is scanned: all items, or the allowed ones
-  std::vector<int64_t> item_ids;     // their rows in the caller's matrix; empty: the same rows
-  std::vector<float> compacted;      // backing memory of `items` when few are allowed
-  std::vector<int32_t> sorted;       // exclude's indices, each row ascending
-  float sign;                        // keys hold sign * score, so that larger is better
-  bool dense;                        // k is near n: score everything
+  Matrix<const float> items;      // what is scanned: all items, or the allowed ones
+  std::vector<int64_t> item_ids;  // their rows in the caller's matrix; empty: the same rows
+  std::vector<float> compacted;   // backing memory of `items` when few are allowed
+  std::vector<int32_t> sorted;    // exclude's indices, each row ascending
+  float sign;                     // keys hold sign * score, so that larger is better
+  bool dense;                     // k is near n: score everything
 
   int64_t id(int64_t row) const { return item_ids.empty() ? row : item_ids[static_cast<size_t>(row)]; }
 
@@ -88,14 +88,16 @@ class Unit {
     if (!problem_.dense) pack();
     const int64_t blocks = (end - begin + kBlockRows - 1) / kBlockRows;
     const int64_t step = coprime_step(blocks);
-    for (int64_t n = 0, block = 0; n < blocks && !worker.should_stop(); ++n, block = (block + step) % blocks) {
+    for (int64_t n = 0, block = 0; n < blocks && !worker.should_stop();
+         ++n, block = (block + step) % blocks) {
       const int64_t start = begin + block * kBlockRows;
       const int64_t rows = std::min(kBlockRows, end - start);
       if (problem_.dense) {
         score_everything(start, rows);
       } else if (n == 0) {
         // Thresholds tighten fastest at the start: small blocks first.
-        for (int64_t at = 0, width = kFirstBlock; at < rows; at += width, width = std::min(2 * width, kBlockRows)) {
+        for (int64_t at = 0, width = kFirstBlock; at < rows;
+             at += width, width = std::min(2 * width, kBlockRows)) {
           screen_block(start + at, std::min(width, rows - at));
           for (int64_t q = 0; q < count_; ++q) best_[static_cast<size_t>(q)].compact();
         }
@@ -154,10 +156,18 @@ class Unit {
     for (int64_t p = 0; p < panels_; ++p) {
       const int64_t lanes = std::min(width_, count_ - p * width_);
       std::fill(thresholds_.begin(), thresholds_.end(), std::numeric_limits<float>::infinity());
-      for (int64_t lane = 0; lane < lanes; ++lane) thresholds_[static_cast<size_t>(lane)] = threshold(p * width_ + lane, range);
-      const ScreenArguments arguments{problem_.items.row(start), problem_.items.row_stride, rows, dimensions_,
-                                      packed_.data() + p * dimensions_ * width_, vectors_, epilogue(), terms_,
-                                      thresholds_.data(), survivors_.data()};
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        thresholds_[static_cast<size_t>(lane)] = threshold(p * width_ + lane, range);
+      const ScreenArguments arguments{problem_.items.row(start),
+                                      problem_.items.row_stride,
+                                      rows,
+                                      dimensions_,
+                                      packed_.data() + p * dimensions_ * width_,
+                                      vectors_,
+                                      epilogue(),
+                                      terms_,
+                                      thresholds_.data(),
+                                      survivors_.data()};
       const int64_t found = kernels().screen(arguments);
       for (int64_t n = 0; n < found; ++n) {
         const int64_t lane = survivors_[static_cast<size_t>(n)] >> 16;
@@ -193,8 +203,8 @@ class Unit {
     const float* pointers[kBlockRows];
     for (int64_t r = 0; r < rows; ++r) pointers[r] = problem_.items.row(start + r);
     scores_.resize(static_cast<size_t>(rows * count_));
-    kernels().canonical({metric_, queries_.values.data(), queries_.stride, count_, queries_.norms.data(), pointers,
-                         norms_, rows, dimensions_, scores_.data(), rows});
+    kernels().canonical({metric_, queries_.values.data(), queries_.stride, count_, queries_.norms.data(),
+                         pointers, norms_, rows, dimensions_, scores_.data(), rows});
     for (int64_t q = 0; q < count_; ++q) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t id = problem_.id(start + r);
@@ -236,7 +246,8 @@ void write_row(const TopKArguments& arguments, int64_t query, std::vector<Key>& 
 Status topk(const TopKArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
   if (arguments.queries.rows == 0) return {};
-  Problem problem{arguments, arguments.items, {}, {}, {}, arguments.metric == Metric::euclidean ? -1.0f : 1.0f, false};
+  Problem problem{
+      arguments, arguments.items, {}, {}, {}, arguments.metric == Metric::euclidean ? -1.0f : 1.0f, false};
   sort_exclusions(arguments.exclude, problem.sorted);
   compact_allowed(problem);
   const int64_t items = problem.items.rows, queries = arguments.queries.rows, k = arguments.k;
@@ -245,8 +256,8 @@ Status topk(const TopKArguments& arguments, const Context& context) {
   const int64_t reservoir = (k + std::max<int64_t>(64, k)) * static_cast<int64_t>(sizeof(Key));
   const int64_t group = std::clamp<int64_t>(kReservoirBytes / reservoir, 1, kQueryGroup);
   const int64_t groups = (queries + group - 1) / group;
-  const double operations =
-      static_cast<double>(queries) * static_cast<double>(items) * static_cast<double>(arguments.items.columns + 8);
+  const double operations = static_cast<double>(queries) * static_cast<double>(items) *
+                            static_cast<double>(arguments.items.columns + 8);
   const int threads = worker_count(context, groups * (items / kLeastRange + 1), operations);
   const int64_t wanted = groups >= 4 * threads || threads == 1 ? 1 : (4 * threads + groups - 1) / groups;
   const int64_t ranges = std::clamp<int64_t>(items / kLeastRange, 1, wanted);

@@ -126,5 +126,7 @@ def csr_pattern(csr: Any, *, argument: str) -> tuple[npt.NDArray[np.int64], npt.
     indptr = np.ascontiguousarray(csr.indptr, np.int64)
     indices = np.asarray(csr.indices)[: indptr[-1]]
     if indices.size and indices.dtype.itemsize > 4 and not 0 <= indices.min() <= indices.max() < csr.shape[1]:
-        raise ValueError(f"{argument}: column indices {indices.min()} to {indices.max()}; expected 0 to {csr.shape[1] - 1}")
+        raise ValueError(
+            f"{argument}: column indices {indices.min()} to {indices.max()}; expected 0 to {csr.shape[1] - 1}"
+        )
     return indptr, np.ascontiguousarray(indices, np.int32)

@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ def replace_file(path: str | Path) -> Iterator[Path]:
 
 def save_tensors(path: str | Path, tensors: Tensors, *, kind: str, metadata: dict[str, Any]) -> None:
     """Write named arrays and JSON-able metadata of one ``kind`` of model."""
-    note = {"format": "salience", "version": str(_VERSION), "kind": kind, "metadata": json.dumps(metadata)}
+    note = {
+        "format": "salience",
+        "version": str(_VERSION),
+        "kind": kind,
+        "metadata": json.dumps(metadata),
+    }
     data = _save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata=note)
     with replace_file(path) as temporary:
         temporary.write_bytes(data)
@@ -88,7 +94,10 @@ def pack_ids(prefix: str, ids: IdMap) -> Tensors:
         return {f"{prefix}.numbers": ids.ids}
     texts = [name.encode("utf-8", "surrogatepass") for name in ids.ids]
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
-    return {f"{prefix}.text": np.frombuffer(b"".join(texts), np.uint8), f"{prefix}.offsets": offsets}
+    return {
+        f"{prefix}.text": np.frombuffer(b"".join(texts), np.uint8),
+        f"{prefix}.offsets": offsets,
+    }
 
 
 def unpack_ids(prefix: str, tensors: Tensors) -> IdMap:
@@ -99,7 +108,7 @@ def unpack_ids(prefix: str, tensors: Tensors) -> IdMap:
         return IdMap(tensors[f"{prefix}.numbers"])
     text = tensors[f"{prefix}.text"].tobytes()
     offsets = tensors[f"{prefix}.offsets"].tolist()
-    names = [text[a:b].decode("utf-8", "surrogatepass") for a, b in zip(offsets, offsets[1:], strict=False)]
+    names = [text[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(offsets)]
     return IdMap(np.array(names, dtype=object))
 
 

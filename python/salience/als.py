@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salience import _arrays, _core, _storage
-from salience.interactions import Interactions, as_interactions, make_frame
+from salience.interactions import as_interactions, make_frame
 from salience.models import Float32, VectorModel
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class ALS(VectorModel):
         self.alpha = _arrays.real(alpha, argument="alpha", positive=True)
         self.unobserved_weight = 0.0 if explicit else _arrays.real(unobserved_weight, argument="unobserved_weight")
         self.regularization = _arrays.real(
-            (1.0 if explicit else 0.003) if regularization is None else regularization, argument="regularization"
+            (1.0 if explicit else 0.003) if regularization is None else regularization,
+            argument="regularization",
         )
         self.regularization_exponent = _arrays.real(
             (0.5 if explicit else 1.0) if regularization_exponent is None else regularization_exponent,
@@ -232,12 +233,21 @@ class ALS(VectorModel):
         return _core.gramian(matrix[:, : self.factors], _arrays.thread_count(self.threads))
 
     def _half_step(
-        self, rows: _Rows, design: Float32, solution: Float32, ridge: Float32, gramian: Float64, side: str
+        self,
+        rows: _Rows,
+        design: Float32,
+        solution: Float32,
+        ridge: Float32,
+        gramian: Float64,
+        side: str,
     ) -> tuple[float, Float64]:
         """Solve one side; returns the worst residual and the spectrum both sides now live in."""
         threads = _arrays.thread_count(self.threads)
         values, vectors = np.linalg.eigh(gramian)
-        values, rotation = np.maximum(values[::-1], 0.0), np.ascontiguousarray(vectors[:, ::-1], np.float32)
+        values, rotation = (
+            np.maximum(values[::-1], 0.0),
+            np.ascontiguousarray(vectors[:, ::-1], np.float32),
+        )
         for matrix in (design, solution):
             _core.rotate(matrix[:, : self.factors], rotation, threads)
         return self._solve(rows, design, solution, ridge, values, side, self.steps, 0.0), values
@@ -246,7 +256,10 @@ class ALS(VectorModel):
         self, rows: _Rows, design: Float32, solution: Float32, ridge: Float32, spectrum: Float64,
         side: str, steps: int, tolerance: float,
     ) -> float:  # fmt: skip
-        diagonal = np.zeros(design.strides[0] // 4 if len(design) > 1 else self._padded(2).strides[0] // 4, np.float32)
+        diagonal = np.zeros(
+            design.strides[0] // 4 if len(design) > 1 else self._padded(2).strides[0] // 4,
+            np.float32,
+        )
         diagonal[: self.factors] = self.unobserved_weight * spectrum
         try:
             worst, _, _ = _core.half_step(
@@ -262,7 +275,13 @@ class ALS(VectorModel):
         gramian: Float64,
     ) -> float:  # fmt: skip
         observed = _core.row_loss(
-            *rows, items, self._explicit, self.alpha, self.mean_, users, _arrays.thread_count(self.threads)
+            *rows,
+            items,
+            self._explicit,
+            self.alpha,
+            self.mean_,
+            users,
+            _arrays.thread_count(self.threads),
         ).sum()
         # In this basis the users' Gramian is diagonal, so the sum over all pairs is a trace.
         everything = self.unobserved_weight * (spectrum * np.diag(gramian)).sum()
@@ -326,14 +345,21 @@ class ALS(VectorModel):
         u = int(self.user_map.rows([user], argument="user")[0])
         i = int(self.item_map.rows([item], argument="item")[0])
         start, stop = self._seen.matrix.indptr[u : u + 2]
-        past, values = self._seen.matrix.indices[start:stop], self._seen.matrix.data[start:stop].astype(np.float64)
+        past, values = (
+            self._seen.matrix.indices[start:stop],
+            self._seen.matrix.data[start:stop].astype(np.float64),
+        )
         design = self.item_factors_.astype(np.float64)
         weights, targets, base = self.alpha * values, np.ones(len(past)), 0.0
         dense = self.unobserved_weight * np.diag(self._spectrum)
         if self._explicit:
             biases = self.item_biases_.astype(np.float64)
             design = np.hstack([design, np.ones((len(design), 1))])
-            weights, targets, base = np.ones(len(past)), values - self.mean_ - biases[past], self.mean_ + biases[i]
+            weights, targets, base = (
+                np.ones(len(past)),
+                values - self.mean_ - biases[past],
+                self.mean_ + biases[i],
+            )
             dense = np.zeros((design.shape[1],) * 2)
         observed = design[past]
         ridge = float(self._ridge(_Rows(np.array([0, len(past)]), past, values.astype(np.float32)), len(design))[0])
@@ -342,7 +368,12 @@ class ALS(VectorModel):
         order = np.argsort(-contributions, kind="stable")
         ids = self.item_map.ids
         return Explanation(
-            user, item, float(base + contributions.sum()), float(base), ids[past[order]], contributions[order]
+            user,
+            item,
+            float(base + contributions.sum()),
+            float(base),
+            ids[past[order]],
+            contributions[order],
         )
 
     def _query_vectors(self, rows: npt.NDArray[np.int64]) -> Float32:
@@ -381,7 +412,10 @@ class ALS(VectorModel):
         model._seen = _storage.unpack_interactions("seen", tensors)
         model.user_map, model.item_map = model._seen.user_map, model._seen.item_map
         model.mean_, model._spectrum = metadata["mean"], tensors["spectrum"]
-        model.loss_history_, model.residual_history_ = tensors["loss"].tolist(), tensors["residual"].tolist()
+        model.loss_history_, model.residual_history_ = (
+            tensors["loss"].tolist(),
+            tensors["residual"].tolist(),
+        )
         users, items = model._padded(len(model.user_map)), model._padded(len(model.item_map))
         users[:, : model.factors] = tensors["users"]
         if model._explicit:

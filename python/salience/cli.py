@@ -22,7 +22,16 @@ try:
 except ImportError as missing:  # pragma: no cover - exercised by hand in an environment without them
     sys.exit(f"salience needs {missing.name} for its command: pip install 'salience[cli]'")
 
-RANKING = ("recall@10", "recall@20", "precision@10", "hit_rate@10", "map@10", "mrr@10", "ndcg@10", "ndcg@20")
+RANKING = (
+    "recall@10",
+    "recall@20",
+    "precision@10",
+    "hit_rate@10",
+    "map@10",
+    "mrr@10",
+    "ndcg@10",
+    "ndcg@20",
+)
 RATING = ("rmse", "mae")
 _BATCH = 4096
 
@@ -33,7 +42,12 @@ errors = Console(stderr=True)
 @contextmanager
 def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on standard error while the block runs; yields ``update(done, total)``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -73,7 +87,11 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--data", type=click.Path(path_type=Path), help="A file of your own instead of the built-in catalogue.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="A file of your own instead of the built-in catalogue.",
+)
 @data_options
 def demo(data: Path | None, **columns: Any) -> None:
     """Fit, evaluate, recommend and explain, on a built-in synthetic catalogue or on FILE."""
@@ -102,7 +120,11 @@ def _show_one_user(model: ALS, titles: dict[Any, str]) -> None:
     table = Table("item", "score", "because of", title=f"For user {user}")
     for item, score in zip(found.ids[0], found.scores[0], strict=True):
         reasons = model.explain(user, item).items[:2]
-        table.add_row(_name(item, titles), f"{score:.3f}", ", ".join(_name(reason, titles) for reason in reasons))
+        table.add_row(
+            _name(item, titles),
+            f"{score:.3f}",
+            ", ".join(_name(reason, titles) for reason in reasons),
+        )
     output.print(table)
 
 
@@ -124,7 +146,14 @@ def _fit_and_evaluate(model: Any, split: Any, metrics: tuple[str, ...], name: st
 @data_options
 @model_options
 def fit(
-    data: Path, path: Path, feedback: Any, factors: int, epochs: int, threads: int | None, seed: int, **columns: Any
+    data: Path,
+    path: Path,
+    feedback: Any,
+    factors: int,
+    epochs: int,
+    threads: int | None,
+    seed: int,
+    **columns: Any,
 ) -> None:
     """Fit ALS on DATA (CSV, TSV or Parquet) and save the model."""
     interactions = Interactions.read(data, **columns)
@@ -139,10 +168,26 @@ def fit(
 @click.argument("path", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option("-k", default=10, show_default=True, help="Items a user.")
 @click.option("--users", help="Comma-separated user ids (default: all).")
-@click.option("--output", "target", type=click.Path(path_type=Path), help="A .csv or .parquet file (default: a table).")
+@click.option(
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    help="A .csv or .parquet file (default: a table).",
+)
 @click.option("--include-seen", is_flag=True, help="Also recommend what a user had in training.")
-@click.option("--titles", type=click.Path(path_type=Path), help="CSV whose first two columns are item id and title.")
-def recommend(path: Path, k: int, users: str | None, target: Path | None, include_seen: bool, titles: Path | None) -> None:
+@click.option(
+    "--titles",
+    type=click.Path(path_type=Path),
+    help="CSV whose first two columns are item id and title.",
+)
+def recommend(
+    path: Path,
+    k: int,
+    users: str | None,
+    target: Path | None,
+    include_seen: bool,
+    titles: Path | None,
+) -> None:
     """Recommend items to users with a saved MODEL."""
     if target is not None and target.suffix not in (".csv", ".parquet"):
         raise ValueError(f"output: {target.name}; expected a file that ends in .csv or .parquet")
@@ -229,12 +274,25 @@ def explain(path: Path, user: str, item: str, count: int) -> None:
 
 @cli.command("evaluate")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--split", "kind", type=click.Choice(["temporal", "random", "leave-last"]), default="random", show_default=True)
+@click.option(
+    "--split",
+    "kind",
+    type=click.Choice(["temporal", "random", "leave-last"]),
+    default="random",
+    show_default=True,
+)
 @click.option("--test-fraction", default=0.2, show_default=True)
 @data_options
 @model_options
 def evaluate_command(
-    data: Path, kind: str, test_fraction: float, factors: int, epochs: int, threads: int | None, seed: int, **columns: Any
+    data: Path,
+    kind: str,
+    test_fraction: float,
+    factors: int,
+    epochs: int,
+    threads: int | None,
+    seed: int,
+    **columns: Any,
 ) -> None:
     """Split DATA, fit ALS, and print ranking metrics and, where there are values, RMSE and MAE."""
     interactions = Interactions.read(data, **columns)
@@ -245,7 +303,12 @@ def evaluate_command(
     else:
         split = splits.random(interactions, test_fraction=test_fraction, seed=seed)
     output.print(f"{interactions!r}\n{kind} split: {len(split.train)} to train on, {len(split.test)} to test")
-    settings: dict[str, Any] = {"factors": factors, "epochs": epochs, "threads": threads, "seed": seed}
+    settings: dict[str, Any] = {
+        "factors": factors,
+        "epochs": epochs,
+        "threads": threads,
+        "seed": seed,
+    }
     if columns["value"] is not None:
         report = _fit_and_evaluate(ALS(feedback="explicit", **settings), split, RATING, "explicit ALS")
         output.print("\nRatings, explicit ALS", report.table(), sep="\n", highlight=False)
@@ -257,7 +320,9 @@ def evaluate_command(
 def doctor() -> None:
     """Say what was built, what this machine offers, what is used, and why not more."""
     config = show_config()
-    output.print(f"salience {config['version']}, Python {config['python']}, {config['machine']}, {config['threads']} cores to use")
+    output.print(
+        f"salience {config['version']}, Python {config['python']}, {config['machine']}, {config['threads']} cores to use"
+    )
     table = Table("instruction set", "built", "offered", "note")
     for row in config["instruction_sets"]:
         note = row["why_not"]

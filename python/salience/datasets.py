@@ -62,7 +62,8 @@ def movielens_titles(folder: str | Path | None = None) -> dict[int, str]:
 
 def _lists(path: Path, shape: tuple[int, int], *, counted: bool) -> Interactions:
     """Read one line a user; ``counted`` lines begin with their length, others with the user."""
-    users, items = [], []
+    users: list[int] = []
+    items: list[int] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         first, *rest = line.split() or ["0"]
         users += [number if counted else int(first)] * len(rest)
@@ -71,20 +72,22 @@ def _lists(path: Path, shape: tuple[int, int], *, counted: bool) -> Interactions
     return Interactions.from_csr(matrix)
 
 
-def load_gowalla(folder: str | Path | None = None) -> tuple[Interactions, Interactions, Interactions]:
+def load_gowalla(
+    folder: str | Path | None = None,
+) -> tuple[Interactions, Interactions, Interactions]:
     """Load Gowalla check-ins as train, valid and test; ids are row numbers.
 
     The LightGCN split: 29,858 users, 40,981 places; train and valid together are the published
     training set (810,128 pairs), test holds 217,242.
     """
     shape = (29858, 40981)
-    parts = [_lists(_checked(f"gowalla/{name}.txt", folder), shape, counted=False) for name in ("train", "valid", "test")]
+    parts = [
+        _lists(_checked(f"gowalla/{name}.txt", folder), shape, counted=False) for name in ("train", "valid", "test")
+    ]
     return parts[0], parts[1], parts[2]
 
 
-def load_citeulike(
-    folder: str | Path | None = None, *, train_items: int = 10
-) -> tuple[Interactions, Interactions]:
+def load_citeulike(folder: str | Path | None = None, *, train_items: int = 10) -> tuple[Interactions, Interactions]:
     """Load CiteULike-t as train and test, with 1 or 10 training articles a user."""
     if train_items not in (1, 10):
         raise ValueError(f"train_items: {train_items!r}; expected 1 or 10")
@@ -147,7 +150,12 @@ def synthetic(users: int = 2000, items: int = 1000, *, seed: int = 0) -> Catalog
             values.append(np.clip(np.round(2.2 + 3.5 * fit[picked] + random.normal(0, 0.6, len(picked))), 1, 5))
             times.append((start + moments * year).astype(np.int64))
     rows = np.concatenate(pairs)
-    columns = {"user": rows[:, 0] + 1, "item": rows[:, 1] + 1, "value": np.concatenate(values), "time": np.concatenate(times)}
+    columns = {
+        "user": rows[:, 0] + 1,
+        "item": rows[:, 1] + 1,
+        "value": np.concatenate(values),
+        "time": np.concatenate(times),
+    }
     interactions = Interactions._from_columns(columns, "last")
     return Catalogue(interactions, _titles(items), features.astype(np.float32))
 

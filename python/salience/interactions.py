@@ -141,7 +141,12 @@ class Interactions:
     """
 
     def __init__(
-        self, matrix: Any, user_map: IdMap, item_map: IdMap, times: npt.NDArray[Any] | None, merged: int = 0
+        self,
+        matrix: Any,
+        user_map: IdMap,
+        item_map: IdMap,
+        times: npt.NDArray[Any] | None,
+        merged: int = 0,
     ) -> None:
         self.matrix = matrix
         self.user_map = user_map
@@ -188,7 +193,11 @@ class Interactions:
 
     def to_frame(self, backend: str | None = None) -> Any:
         """Return a frame of user, item, value (and time); pandas unless ``backend`` names another."""
-        columns = {"user": self.users[self.rows], "item": self.items[self.matrix.indices], "value": self.matrix.data}
+        columns = {
+            "user": self.users[self.rows],
+            "item": self.items[self.matrix.indices],
+            "value": self.matrix.data,
+        }
         if self.times is not None:
             columns["time"] = self.times
         return make_frame(columns, backend)
@@ -236,7 +245,9 @@ class Interactions:
             if name is None:
                 continue
             if name not in table.columns:
-                raise ValueError(f"{argument}: no column {name!r}; expected one of {', '.join(map(str, table.columns))}")
+                raise ValueError(
+                    f"{argument}: no column {name!r}; expected one of {', '.join(map(str, table.columns))}"
+                )
             columns[argument] = _column(table[name], argument)
         return cls._from_columns(columns, duplicates)
 
@@ -253,10 +264,16 @@ class Interactions:
         order = np.lexsort(keys)
         u, i, v = user_rows[order], item_rows[order], values[order]
         t = None if times is None else times[order]
-        starts = np.flatnonzero(np.concatenate([[True], (u[1:] != u[:-1]) | (i[1:] != i[:-1])])) if count else np.zeros(0, np.int64)
+        starts = (
+            np.flatnonzero(np.concatenate([[True], (u[1:] != u[:-1]) | (i[1:] != i[:-1])]))
+            if count
+            else np.zeros(0, np.int64)
+        )
         ends = np.append(starts[1:], count) - 1 if count else starts
         if duplicates == "error" and len(starts) != count:
-            raise ValueError(f"frame: {count - len(starts)} rows repeat a user and item; expected none (duplicates='error')")
+            raise ValueError(
+                f"frame: {count - len(starts)} rows repeat a user and item; expected none (duplicates='error')"
+            )
         merged = _merge(v, starts, ends, duplicates)
         kept_times = None if t is None else t[starts if duplicates == "first" else ends]
         indptr = np.concatenate([[0], np.cumsum(np.bincount(u[starts], minlength=len(users)))])
@@ -291,7 +308,10 @@ class Interactions:
             matrix = matrix.copy()
             matrix.sum_duplicates()
         maps = []
-        for argument, ids, size in (("users", users, rows.shape[0]), ("items", items, rows.shape[1])):
+        for argument, ids, size in (
+            ("users", users, rows.shape[0]),
+            ("items", items, rows.shape[1]),
+        ):
             maps.append(IdMap(ids, size=size, argument=argument))
             if len(maps[-1]) != size:
                 raise ValueError(f"{argument}: {len(maps[-1])} ids; expected one for each of the {size} rows")
@@ -444,7 +464,9 @@ def _read_text(path: Path, delimiter: str, wanted: dict[str, str | None]) -> dic
                 for append, place in sinks:
                     append(line[place])
         except UnicodeDecodeError as error:
-            raise ValueError(f"path: {path.name} is not UTF-8 near line {lines.line_num + 1} ({error.reason})") from None
+            raise ValueError(
+                f"path: {path.name} is not UTF-8 near line {lines.line_num + 1} ({error.reason})"
+            ) from None
     return {argument: _parse(texts, argument) for argument, texts in columns.items()}
 
 

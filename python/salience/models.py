@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -103,7 +104,13 @@ class VectorModel:
             raise ValueError(f"{type(self).__name__}: not fitted; expected fit(...) to be called first")
 
     def recommend(
-        self, users: Any, k: int = 10, *, exclude_seen: bool = True, allow: Any = None, deny: Any = None
+        self,
+        users: Any,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Any = None,
+        deny: Any = None,
     ) -> Recommendations:
         """Rank items for users, exactly.
 
@@ -170,7 +177,13 @@ class VectorModel:
         return vectors
 
     def _neighbours(
-        self, vectors: Float32, rows: npt.NDArray[np.int64], k: int, metric: Metric, ids: IdMap, name: str
+        self,
+        vectors: Float32,
+        rows: npt.NDArray[np.int64],
+        k: int,
+        metric: Metric,
+        ids: IdMap,
+        name: str,
     ) -> Recommendations:
         import scipy.sparse as sp
 
@@ -178,9 +191,7 @@ class VectorModel:
         found, scores = _padded_topk(vectors[rows], vectors, k, metric=metric, exclude=itself, threads=self.threads)
         return Recommendations(ids.ids_of(found), found, scores, ids.ids[rows], name)
 
-    def _search(
-        self, queries: Float32, k: int, **filters: Any
-    ) -> tuple[npt.NDArray[np.int64], Float32]:
+    def _search(self, queries: Float32, k: int, **filters: Any) -> tuple[npt.NDArray[np.int64], Float32]:
         return _padded_topk(queries, self._item_vectors(), k, threads=self.threads, **filters)
 
     def _item_filter(self, ids: Any, argument: str) -> Any:
@@ -190,9 +201,7 @@ class VectorModel:
         return array if array.dtype == np.bool_ else self.item_map.rows(array, argument=argument)
 
 
-def _padded_topk(
-    queries: Float32, items: Float32, k: int, **options: Any
-) -> tuple[npt.NDArray[np.int64], Float32]:
+def _padded_topk(queries: Float32, items: Float32, k: int, **options: Any) -> tuple[npt.NDArray[np.int64], Float32]:
     """Top-k where ``k`` may exceed the number of items."""
     k = _arrays.whole(k, argument="k", least=1)
     ids = np.full((len(queries), k), -1)

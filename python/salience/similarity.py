@@ -18,9 +18,7 @@ from salience import _arrays, _core
 Metric = Literal["dot", "cosine", "euclidean"]
 
 
-def similarity(
-    a: Any, b: Any, *, metric: Metric = "dot", threads: int | None = None
-) -> npt.NDArray[np.float32]:
+def similarity(a: Any, b: Any, *, metric: Metric = "dot", threads: int | None = None) -> npt.NDArray[np.float32]:
     """Score every row of ``a`` against every row of ``b``.
 
     Parameters
@@ -44,7 +42,10 @@ def similarity(
         Naming the argument. Cost: 2 m n d float64 operations.
     """
     return _core.similarity(
-        _arrays.dense(a, argument="a"), _arrays.dense(b, argument="b"), _metric(metric), _arrays.thread_count(threads)
+        _arrays.dense(a, argument="a"),
+        _arrays.dense(b, argument="b"),
+        _metric(metric),
+        _arrays.thread_count(threads),
     )
 
 
@@ -105,9 +106,7 @@ def topk(
     )
 
 
-def select(
-    scores: Any, k: int, *, threads: int | None = None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+def select(scores: Any, k: int, *, threads: int | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     """Find the ``k`` largest entries of each row of a score matrix.
 
     Parameters
@@ -165,7 +164,14 @@ class Index:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Find the ``k`` best items for every query; see :func:`topk`."""
         return topk(
-            queries, self._items, k, metric=self._metric, exclude=exclude, allow=allow, deny=deny, threads=threads
+            queries,
+            self._items,
+            k,
+            metric=self._metric,
+            exclude=exclude,
+            allow=allow,
+            deny=deny,
+            threads=threads,
         )
 
     def add(self, vectors: Any) -> npt.NDArray[np.int64]:
@@ -200,4 +206,4 @@ class Index:
 def _metric(metric: object) -> Metric:
     if metric not in ("dot", "cosine", "euclidean"):
         raise ValueError(f"metric: {metric!r}; expected 'dot', 'cosine' or 'euclidean'")
-    return metric  # type: ignore[return-value]
+    return metric

@@ -87,8 +87,7 @@ inline void products_of_four(const float* rows, int64_t stride, const float* x,
   for (int i = 0; i < kRowsAtOnce; ++i) acc[i] = zero();
   for (int64_t c = 0; c < stride; c += kLanes) {
     const F32 xc = load(x + c);
-    for (int i = 0; i < kRowsAtOnce; ++i)
-      acc[i] = multiply_add(load(rows + i * stride + c), xc, acc[i]);
+    for (int i = 0; i < kRowsAtOnce; ++i) acc[i] = multiply_add(load(rows + i * stride + c), xc, acc[i]);
   }
   for (int i = 0; i < kRowsAtOnce; ++i) products[i] = sum(acc[i]);
 }
@@ -100,8 +99,7 @@ inline void add_four(const float* rows, int64_t stride, const float (&coefficien
   for (int i = 0; i < kRowsAtOnce; ++i) scale[i] = broadcast(coefficients[i]);
   for (int64_t c = 0; c < stride; c += kLanes) {
     F32 total = load(out + c);
-    for (int i = 0; i < kRowsAtOnce; ++i)
-      total = multiply_add(load(rows + i * stride + c), scale[i], total);
+    for (int i = 0; i < kRowsAtOnce; ++i) total = multiply_add(load(rows + i * stride + c), scale[i], total);
     store(out + c, total);
   }
 }
@@ -116,9 +114,9 @@ inline float dot_product(const float* a, const float* b, int64_t stride) {
 struct AlsVectors {
   float* residual;
   float* direction;
-  float* image;         // matrix times direction
-  float* right_side;    // only its norm is used
-  float* inverse;       // 1 / diagonal of the matrix
+  float* image;       // matrix times direction
+  float* right_side;  // only its norm is used
+  float* inverse;     // 1 / diagonal of the matrix
 };
 
 // residual = b - A x, right_side = b and inverse = 1 / diag(A), in one pass over the observations.
@@ -160,8 +158,7 @@ inline void prepare(const AlsRow& row, const float* diagonal, float ridge, const
 inline void apply(const AlsRow& row, const float* diagonal, float ridge, const AlsVectors& v) {
   const int64_t stride = row.stride;
   for (int64_t c = 0; c < stride; c += kLanes)
-    store(v.image + c,
-          multiply(add(load(diagonal + c), broadcast(ridge)), load(v.direction + c)));
+    store(v.image + c, multiply(add(load(diagonal + c), broadcast(ridge)), load(v.direction + c)));
   for_each_four(row, false, [&](const float* rows, const float* weights, const float*) {
     float products[kRowsAtOnce];
     products_of_four(rows, stride, v.direction, products);
@@ -250,8 +247,8 @@ void als_solve(const HalfStepArguments& a, int64_t begin, int64_t end, const Als
     // Conjugate gradients may raise the residual's norm for a while as they lower the error, never
     // by orders of magnitude; x - x is 0 unless x is infinite or NaN.
     const float size = dot_product(x, x, stride);
-    const bool sound = size - size == 0.0f &&
-                       result.residual <= 100.0f * (result.start > 1.0f ? result.start : 1.0f);
+    const bool sound =
+        size - size == 0.0f && result.residual <= 100.0f * (result.start > 1.0f ? result.start : 1.0f);
     if (!sound && outcome.first_bad_row < 0) outcome.first_bad_row = u;
     if (result.residual > outcome.worst_residual) outcome.worst_residual = result.residual;
     outcome.sum_residual += result.residual;

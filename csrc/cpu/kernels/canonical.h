@@ -99,8 +99,7 @@ void canonical(const CanonicalArguments& a) {
   }
 }
 
-void squared_norms(const float* rows, int64_t row_stride, int64_t count, int64_t dimensions,
-                   double* out) {
+void squared_norms(const float* rows, int64_t row_stride, int64_t count, int64_t dimensions, double* out) {
   for (int64_t r = 0; r < count; ++r) {
     const float* row = rows + r * row_stride;
     F64x8 acc = zero8();

@@ -35,8 +35,8 @@ inline void rotate_tile(const float* rows, int64_t row_stride, int64_t factors, 
   }
 }
 
-void rotate(const float* rows, int64_t row_stride, int64_t count, int64_t factors,
-            const float* rotation, float* out, int64_t out_stride) {
+void rotate(const float* rows, int64_t row_stride, int64_t count, int64_t factors, const float* rotation,
+            float* out, int64_t out_stride) {
   int64_t r = 0;
   for (; r + kScreenRows <= count; r += kScreenRows)
     rotate_tile<kScreenRows>(rows + r * row_stride, row_stride, factors, rotation, out + r * out_stride,

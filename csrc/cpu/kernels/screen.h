@@ -58,8 +58,6 @@ inline int64_t screen_kind(const ScreenArguments& a) {
   return screen_rows<Screen::product, Vectors>(a);
 }
 
-int64_t screen(const ScreenArguments& a) {
-  return a.vectors == 1 ? screen_kind<1>(a) : screen_kind<2>(a);
-}
+int64_t screen(const ScreenArguments& a) { return a.vectors == 1 ? screen_kind<1>(a) : screen_kind<2>(a); }
 
 }  // namespace

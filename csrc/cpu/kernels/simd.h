@@ -16,7 +16,7 @@ namespace {
 #if defined(__AVX512F__)
 
 constexpr int64_t kLanes = 16;
-constexpr int kScreenRows = 12;    // 12 x 2 accumulators, 2 query vectors: 26 of 32 registers
+constexpr int kScreenRows = 12;  // 12 x 2 accumulators, 2 query vectors: 26 of 32 registers
 constexpr int kCanonicalQueries = 4;
 constexpr int kCanonicalItems = 4;
 
@@ -96,9 +96,7 @@ inline F64x8 load8(const double* p) { return {_mm256_loadu_pd(p), _mm256_loadu_p
 inline F64x8 widen8(const float* p) {
   return {_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))};
 }
-inline F64x8 add8(F64x8 a, F64x8 b) {
-  return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
-}
+inline F64x8 add8(F64x8 a, F64x8 b) { return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)}; }
 inline F64x8 subtract8(F64x8 a, F64x8 b) {
   return {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
 }
@@ -199,9 +197,8 @@ inline F64x8 widen8(const float* p, int64_t count) {
 // acc[i][v] = sum over k of a[i * row_stride + k * step] * b[k * b_step + v * kLanes ...]: the one
 // inner loop behind the top-k scan, the Gramian and the rotation.
 template <int Rows, int Vectors>
-inline __attribute__((always_inline)) void tile_product(const float* a, int64_t row_stride,
-                                                        int64_t step, const float* b,
-                                                        int64_t b_step, int64_t depth,
+inline __attribute__((always_inline)) void tile_product(const float* a, int64_t row_stride, int64_t step,
+                                                        const float* b, int64_t b_step, int64_t depth,
                                                         F32 (&acc)[Rows][Vectors]) {
   for (int i = 0; i < Rows; ++i)
     for (int v = 0; v < Vectors; ++v) acc[i][v] = zero();

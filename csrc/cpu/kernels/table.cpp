@@ -8,8 +8,8 @@
 namespace {
 
 constexpr salience::cpu::KernelTable kTable = {
-    kLanes,        screen,          canonical, squared_norms, select_float, select_double, gramian,
-    kGramianPadding, rotate,        als_solve, als_loss,
+    kLanes,  screen,          canonical, squared_norms, select_float, select_double,
+    gramian, kGramianPadding, rotate,    als_solve,     als_loss,
 };
 
 }  // namespace
