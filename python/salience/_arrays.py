@@ -12,7 +12,7 @@ import scipy.sparse as sp
 _EXACT_IN_FLOAT32 = (np.float16, np.bool_, np.int8, np.uint8, np.int16, np.uint16)
 
 
-def describe(value: object) -> str:
+def describe(value: Any) -> str:
     """Say what an argument held, in a few words."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} of shape {value.shape}"

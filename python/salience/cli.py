@@ -103,8 +103,8 @@ def demo(data: Path | None, **columns: Any) -> None:
     output.print(f"[bold]{interactions!r}[/bold]")
     timed = interactions.times is not None
     split = splits.temporal(interactions) if timed else splits.random(interactions)
-    output.print(f"Trained on the earlier {len(split.train)}, tested on the {len(split.test)} entries after them.\n"
-                 if timed else f"Trained on {len(split.train)}, tested on {len(split.test)} entries held out.\n")  # fmt: skip
+    order = "the entries after them" if timed else "entries held out at random"
+    output.print(f"Trained on {len(split.train)} entries, tested on {len(split.test)}: {order}.\n")
     table = Table("model", *RANKING, title="Higher is better")
     models: dict[str, Any] = {"Popularity": Popularity(), "ALS": ALS(32)}
     for name, model in models.items():
@@ -320,9 +320,8 @@ def evaluate_command(
 def doctor() -> None:
     """Say what was built, what this machine offers, what is used, and why not more."""
     config = show_config()
-    output.print(
-        f"salience {config['version']}, Python {config['python']}, {config['machine']}, {config['threads']} cores to use"
-    )
+    machine = f"{config['machine']}, {config['threads']} cores to use"
+    output.print(f"salience {config['version']}, Python {config['python']}, {machine}")
     table = Table("instruction set", "built", "offered", "note")
     for row in config["instruction_sets"]:
         note = row["why_not"]

@@ -97,10 +97,14 @@ def load_citeulike(folder: str | Path | None = None, *, train_items: int = 10) -
 
 
 GENRES = ("Adventure", "Comedy", "Documentary", "Drama", "Fantasy", "Mystery", "Romance", "Science")
-_FIRST = ("Quiet", "Golden", "Last", "Hidden", "Winter", "Paper", "Silver", "Distant", "Broken", "Summer",
-          "Electric", "Velvet", "Burning", "Secret", "Northern", "Crimson", "Gentle", "Endless", "Wild", "Midnight")  # fmt: skip
-_SECOND = ("Harbour", "Garden", "Letter", "Orchard", "Signal", "River", "Lantern", "Mountain", "Voyage", "Mirror",
-           "Station", "Island", "Clock", "Theatre", "Forest", "Bridge", "Comet", "Library", "Summit", "Tide")  # fmt: skip
+_FIRST = (
+    "Quiet", "Golden", "Last", "Hidden", "Winter", "Paper", "Silver", "Distant", "Broken", "Summer",
+    "Electric", "Velvet", "Burning", "Secret", "Northern", "Crimson", "Gentle", "Endless", "Wild", "Midnight",
+)  # fmt: skip
+_SECOND = (
+    "Harbour", "Garden", "Letter", "Orchard", "Signal", "River", "Lantern", "Mountain", "Voyage", "Mirror",
+    "Station", "Island", "Clock", "Theatre", "Forest", "Bridge", "Comet", "Library", "Summit", "Tide",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
