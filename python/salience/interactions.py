@@ -80,7 +80,8 @@ class IdMap:
         rows = self.find(ids, argument=argument)
         unknown = np.flatnonzero(rows < 0)
         if unknown.size:
-            names = ", ".join(repr(clean_ids(ids, argument=argument)[i]) for i in unknown[:5])
+            wanted = clean_ids(ids, argument=argument)[unknown[:5]]
+            names = ", ".join(map(repr, wanted.tolist()))
             known = f"rows 0 to {self._size - 1}" if self.identity else f"one of the {self._size} known ids"
             raise ValueError(f"{argument}: {unknown.size} unknown ({names}); expected {known}")
         return rows

@@ -58,8 +58,7 @@ def same_axes(train: Interactions, test: Interactions) -> None:
             continue
         if not np.array_equal(ours.ids, theirs.ids):
             raise ValueError(
-                f"test: {axis} whose ids differ from those of train; expected the same {axis} in "
-                f"the same order ({cut})"
+                f"test: {axis} whose ids differ from those of train; expected the same {axis} in the same order ({cut})"
             )
 
 

@@ -138,9 +138,7 @@ def parse_metrics(metrics: Sequence[str | Metric]) -> tuple[Metric, ...]:
         If it is empty, names a metric twice or names an unknown one.
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
-        raise TypeError(
-            f"metrics: {metrics!r}; expected a sequence of names, such as ['recall@20', 'ndcg@20']"
-        )
+        raise TypeError(f"metrics: {metrics!r}; expected a sequence of names, such as ['recall@20', 'ndcg@20']")
     if not metrics:
         raise ValueError("metrics: empty; expected at least one name, such as 'recall@20'")
     parsed = tuple(m if isinstance(m, Metric) else _parse(m, "metrics") for m in metrics)
@@ -169,8 +167,7 @@ def _parse(name: str, argument: str) -> Metric:
     near = difflib.get_close_matches(name, metric_names(digits[1] if digits else "20"), n=1)
     suggestion = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"{argument}: {name!r}; expected one of {', '.join(metric_names())}, "
-        f"k a whole number of at least 1{suggestion}"
+        f"{argument}: {name!r}; expected one of {', '.join(metric_names())}, k a whole number of at least 1{suggestion}"
     )
 
 
@@ -199,9 +196,7 @@ class _Hits:
         return self.total(None, self.positions < k)
 
 
-def rank_hits(
-    recommended: npt.ArrayLike, relevant: sparse.spmatrix | sparse.sparray
-) -> npt.NDArray[np.bool_]:
+def rank_hits(recommended: npt.ArrayLike, relevant: sparse.spmatrix | sparse.sparray) -> npt.NDArray[np.bool_]:
     """Tell which slots of recommended lists hold a relevant item.
 
     Parameters
@@ -291,9 +286,7 @@ def ranking_metrics(
     return {m.name: _FORMULAS[m.base, m.convention](hits, cutoffs[m.name]) for m in parsed}
 
 
-def _check_lists(
-    recommended: npt.ArrayLike, relevant: Any
-) -> tuple[IntArray, sparse.csr_matrix[np.float64]]:
+def _check_lists(recommended: npt.ArrayLike, relevant: Any) -> tuple[IntArray, sparse.csr_matrix[np.float64]]:
     if not sparse.issparse(relevant):
         raise TypeError(f"relevant: {type(relevant).__name__}; expected a scipy sparse matrix")
     lists = np.asarray(recommended)
@@ -310,8 +303,7 @@ def _check_lists(
     if lists.size and not (lists.min() >= -1 and lists.max() < items):
         wrong = lists[(lists < -1) | (lists >= items)]
         raise ValueError(
-            f"recommended: item row {wrong[0]}; expected rows from 0 to {items - 1}, or -1 for an "
-            "empty slot"
+            f"recommended: item row {wrong[0]}; expected rows from 0 to {items - 1}, or -1 for an empty slot"
         )
     matrix = sparse.csr_matrix(relevant)
     if not matrix.has_canonical_format:
@@ -323,9 +315,7 @@ def _check_lists(
 def _check_grades(relevant: sparse.csr_matrix[np.float64]) -> None:
     wrong = relevant.data[~((relevant.data >= 0) & np.isfinite(relevant.data))]
     if wrong.size:
-        raise ValueError(
-            f"relevant: value {wrong[0]}; expected finite values of at least 0 for graded metrics"
-        )
+        raise ValueError(f"relevant: value {wrong[0]}; expected finite values of at least 0 for graded metrics")
 
 
 def _find_hits(lists: IntArray, relevant: sparse.csr_matrix[np.float64]) -> _Hits:
@@ -499,15 +489,11 @@ def _rating_errors(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> FloatArra
     for argument, numbers in (("predicted", scores), ("actual", ratings)):
         if not np.isfinite(numbers).all():
             wrong = np.flatnonzero(~np.isfinite(numbers))[0]
-            raise ValueError(
-                f"{argument}: {numbers[wrong]} at pair {wrong}; expected finite values"
-            )
+            raise ValueError(f"{argument}: {numbers[wrong]} at pair {wrong}; expected finite values")
     return scores - ratings
 
 
-def summarize(
-    metric: Metric, per_user: FloatArray, pairs: IntArray | None = None
-) -> tuple[float, float, int]:
+def summarize(metric: Metric, per_user: FloatArray, pairs: IntArray | None = None) -> tuple[float, float, int]:
     """Summarize the values of all users: overall value, its standard error, what it counts.
 
     Parameters

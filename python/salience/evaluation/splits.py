@@ -97,9 +97,7 @@ class Split:
         return int(np.count_nonzero(constrained & (learned > first[rows])))
 
 
-def random(
-    interactions: Any, *, test_fraction: float = 0.2, seed: int = 0, per_user: bool = False
-) -> Split:
+def random(interactions: Any, *, test_fraction: float = 0.2, seed: int = 0, per_user: bool = False) -> Split:
     """Draw the test part at random.
 
     Parameters
@@ -224,8 +222,7 @@ def leave_last(interactions: Any, *, n: int = 1) -> Split:
     if not (sizes > count).any():
         most = sizes.max(initial=0)
         raise ValueError(
-            f"n: {count}, where no user has more than {most} interactions; expected a user with "
-            "more than n"
+            f"n: {count}, where no user has more than {most} interactions; expected a user with more than n"
         )
     kept = np.where(sizes > count, sizes - count, sizes)
     return _cut(data, ~_first_of_each_user(data, times, kept), "user")
@@ -265,9 +262,7 @@ def kfold(interactions: Any, *, folds: int = 5, seed: int = 0) -> list[Split]:
     return [_cut(data, fold == number) for number in range(count)]
 
 
-def validation(
-    split: Split, splitter: Callable[..., Split] | None = None, **options: Any
-) -> Split:
+def validation(split: Split, splitter: Callable[..., Split] | None = None, **options: Any) -> Split:
     """Split the train part of a split again, to tune on.
 
     Tune on the result, fit once more on all of ``split.train``, and look at ``split.test`` once.
@@ -291,8 +286,8 @@ def validation(
     Raises
     ------
     TypeError, ValueError
-        If ``split`` is not a Split, the splitter makes none, or what it makes is not of the train
-        part: it reaches into the test part, or promises less about time than ``split``.
+        If ``split`` is not a Split, or the splitter makes none, or one with other axes or with
+        pairs of the test part.
     """
     if not isinstance(split, Split):
         raise TypeError(f"split: {describe(split)}; expected a Split")
@@ -320,9 +315,7 @@ def _times(data: Interactions, argument: str) -> npt.NDArray[Any]:
     return data.times
 
 
-def _first_of_each_user(
-    data: Interactions, keys: npt.NDArray[Any], counts: npt.NDArray[Any]
-) -> BoolArray:
+def _first_of_each_user(data: Interactions, keys: npt.NDArray[Any], counts: npt.NDArray[Any]) -> BoolArray:
     """Mark, for user u, the ``counts[u]`` entries with the smallest keys; ties by item."""
     rows = data.rows
     order = np.lexsort((keys, rows))
@@ -350,9 +343,7 @@ def _moment(at: Any) -> int | float:
     return number
 
 
-def _cut(
-    data: Interactions, tested: BoolArray, time_order: Literal["global", "user"] | None = None
-) -> Split:
+def _cut(data: Interactions, tested: BoolArray, time_order: Literal["global", "user"] | None = None) -> Split:
     count = int(np.count_nonzero(tested))
     if not 0 < count < len(data):
         raise _empty_part(data, count)
