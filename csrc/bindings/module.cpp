@@ -25,6 +25,9 @@ Matrix<const T> matrix(const char* name, const py::array_t<T, 0>& array) {
     throw py::value_error(std::string(name) + ": " + std::to_string(array.ndim()) +
                           " dimensions; expected 2");
   const auto size = static_cast<py::ssize_t>(sizeof(T));
+  // NumPy gives empty arrays strides of its own choosing; nothing is read through these.
+  const int64_t padded = (array.shape(1) + kFactorPadding - 1) / kFactorPadding * kFactorPadding;
+  if (array.size() == 0) return {array.data(), array.shape(0), array.shape(1), padded};
   if (array.shape(1) > 1 && array.strides(1) != size)
     throw py::value_error(std::string(name) + ": elements of a row lie apart; expected them side by side");
   return {array.data(), array.shape(0), array.shape(1), array.strides(0) / size};

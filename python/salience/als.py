@@ -25,6 +25,13 @@ _INITIAL_SCALE = 0.1
 _TIGHT = {"steps": 200, "tolerance": 1e-5}
 
 
+def _copy_padded(matrix: Float32) -> Float32:
+    """Copy a matrix with the padding of its rows, which the kernels rely on."""
+    copy = np.zeros((len(matrix), matrix.strides[0] // matrix.itemsize), np.float32)[:, : matrix.shape[1]]
+    copy[:] = matrix
+    return copy
+
+
 class _Rows(NamedTuple):
     """Observations as the kernels read them: one row a user (or an item)."""
 
@@ -84,7 +91,7 @@ class ALS(VectorModel):
     unobserved_weight : float
         Weight of the pull of every pair towards 0 (implicit).
     regularization, regularization_exponent : float, optional
-        Default 0.003 and 1 (implicit), 1 and 0.5 (explicit).
+        Default 3 and 0 (implicit), 1 and 0.5 (explicit).
     epochs : int
         One epoch updates all users, then all items.
     solver : {"auto", "cg"}
@@ -123,7 +130,7 @@ class ALS(VectorModel):
         unobserved_weight: float = 0.1,
         regularization: float | None = None,
         regularization_exponent: float | None = None,
-        epochs: int = 15,
+        epochs: int = 10,
         solver: Literal["auto", "cg"] = "auto",
         steps: int = 3,
         seed: int = 0,
@@ -143,11 +150,11 @@ class ALS(VectorModel):
         self.alpha = _arrays.real(alpha, argument="alpha", positive=True)
         self.unobserved_weight = 0.0 if explicit else _arrays.real(unobserved_weight, argument="unobserved_weight")
         self.regularization = _arrays.real(
-            (1.0 if explicit else 0.003) if regularization is None else regularization,
+            (1.0 if explicit else 3.0) if regularization is None else regularization,
             argument="regularization",
         )
         self.regularization_exponent = _arrays.real(
-            (0.5 if explicit else 1.0) if regularization_exponent is None else regularization_exponent,
+            (0.5 if explicit else 0.0) if regularization_exponent is None else regularization_exponent,
             argument="regularization_exponent",
         )
         self.epochs = _arrays.whole(epochs, argument="epochs", least=1)
@@ -207,7 +214,7 @@ class ALS(VectorModel):
             self.residual_history_.append(max(first, second))
             self.loss_history_.append(self._loss(by_user, users, items, ridges, spectrum, gramian))
             if callback is not None:
-                self._finish(by_user, users.copy(), items.copy(), ridges[0])
+                self._finish(by_user, _copy_padded(users), _copy_padded(items), ridges[0])
                 callback(epoch, self)
             if progress is not None:
                 progress(epoch, self.epochs)
@@ -256,10 +263,7 @@ class ALS(VectorModel):
         self, rows: _Rows, design: Float32, solution: Float32, ridge: Float32, spectrum: Float64,
         side: str, steps: int, tolerance: float,
     ) -> float:  # fmt: skip
-        diagonal = np.zeros(
-            design.strides[0] // 4 if len(design) > 1 else self._padded(2).strides[0] // 4,
-            np.float32,
-        )
+        diagonal = np.zeros(design.strides[0] // design.itemsize, np.float32)
         diagonal[: self.factors] = self.unobserved_weight * spectrum
         try:
             worst, _, _ = _core.half_step(
