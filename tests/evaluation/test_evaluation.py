@@ -55,7 +55,7 @@ NAMES = [
 def test_ranking_metrics_are_their_definitions(seed, users, items):
     random = np.random.default_rng(seed)
     lists = np.array([random.permutation(items)[:7] for _ in range(users)])
-    lists[random.random(lists.shape) < 0.1] = -1
+    lists[np.arange(7) >= random.integers(0, 8, (users, 1))] = -1  # padded at the end, as recommendations are
     dense = random.integers(1, 6, (users, items)) * (random.random((users, items)) < 0.4)
     dense[:, 0] = 2
     found = ranking_metrics(lists, sp.csr_matrix(dense.astype(np.float32)), NAMES)
@@ -70,7 +70,12 @@ def data(seed=0, users=80, items=50):
     random = np.random.default_rng(seed)
     dense = random.random((users, items)) < random.random(items) * 0.5
     u, i = np.nonzero(dense)
-    columns = {"user": u + 100, "item": i * 2, "value": random.integers(1, 6, len(u)), "time": random.integers(0, 500, len(u))}
+    columns = {
+        "user": u + 100,
+        "item": i * 2,
+        "value": random.integers(1, 6, len(u)),
+        "time": random.integers(0, 500, len(u)),
+    }
     return Interactions._from_columns(columns, "error")
 
 

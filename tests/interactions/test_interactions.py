@@ -37,12 +37,20 @@ def test_duplicates_become_one_by_the_stated_rule(rows, rule, make):
     groups = {}
     for row in sorted(rows, key=lambda row: row[3]):
         groups.setdefault(row[:2], []).append(row)
-    reduce = {"sum": sum, "max": max, "mean": lambda v: sum(v) / len(v), "last": lambda v: v[-1], "first": lambda v: v[0]}
+    reduce = {
+        "sum": sum,
+        "max": max,
+        "mean": lambda v: sum(v) / len(v),
+        "last": lambda v: v[-1],
+        "first": lambda v: v[0],
+    }
     expected = {
         pair: (np.float32(reduce[rule]([row[2] for row in same])), (same[0] if rule == "first" else same[-1])[3])
         for pair, same in groups.items()
     }
-    entries = zip(found.users[found.rows], found.items[found.matrix.indices], found.matrix.data, found.times, strict=True)
+    entries = zip(
+        found.users[found.rows], found.items[found.matrix.indices], found.matrix.data, found.times, strict=True
+    )
     assert {(u, i): (v, t) for u, i, v, t in entries} == expected
     assert found.merged == len(rows) - len(expected)
     assert found.users.tolist() == sorted({row[0] for row in rows})

@@ -9,11 +9,11 @@ import sys
 
 import numpy as np
 import pytest
-import reference
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import reference
 import salience
 
 METRICS = ("dot", "cosine", "euclidean")

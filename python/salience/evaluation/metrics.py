@@ -1,4 +1,4 @@
-"""Metrics of ranked lists and of predicted ratings, each under a name that states its convention.
+r"""Metrics of ranked lists and of predicted ratings, each under a name that states its convention.
 
 Libraries disagree about what "recall" or "MAP" divides by, and the difference can exceed that
 between two models. Here the name says which is meant. For one user with the relevant items R (the

@@ -239,5 +239,5 @@ def make_report(
         users=dict.fromkeys(summaries, users),
         counts={name: count for name, (_, _, count) in summaries.items()},
         standard_errors={name: error for name, (_, error, _) in summaries.items()},
-        **aside,
+        **aside,  # type: ignore[arg-type]
     )

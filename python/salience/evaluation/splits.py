@@ -291,9 +291,8 @@ def validation(split: Split, splitter: Callable[..., Split] | None = None, **opt
     """
     if not isinstance(split, Split):
         raise TypeError(f"split: {describe(split)}; expected a Split")
-    if splitter is None:
-        splitter = {None: random, "global": temporal, "user": leave_last}[split.time_order]
-    inner = splitter(split.train, **options)
+    same_kind: dict[str | None, Callable[..., Split]] = {None: random, "global": temporal, "user": leave_last}
+    inner = (splitter or same_kind[split.time_order])(split.train, **options)
     if not isinstance(inner, Split):
         raise TypeError(f"splitter: returned {describe(inner)}; expected a Split")
     _checks.same_axes(split.train, inner.test)
