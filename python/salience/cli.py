@@ -263,14 +263,16 @@ def _write_columns(columns: dict[str, list[Any]], target: Path) -> None:
 @click.argument("user")
 @click.argument("item")
 @click.option("-n", "count", default=5, show_default=True, help="Past items to show.")
-def explain(path: Path, user: str, item: str, count: int) -> None:
+@click.option("--titles", type=click.Path(path_type=Path), help="CSV whose first two columns are item id and title.")
+def explain(path: Path, user: str, item: str, count: int, titles: Path | None) -> None:
     """Name the past items behind the score of ITEM for USER."""
     model = ALS.load(path)
     reason = model.explain(_ids(user, model.user_map.ids)[0], _ids(item, model.item_map.ids)[0])
     output.print(f"score {reason.score:.4f} = {reason.base:.4f} + {reason.contributions.sum():.4f} from past items")
+    names: dict[Any, str] = {} if titles is None else _read_titles(titles)
     table = Table("past item", "adds")
     for past, share in zip(reason.items[:count], reason.contributions[:count], strict=True):
-        table.add_row(str(past), f"{share:+.4f}")
+        table.add_row(_name(str(past), names), f"{share:+.4f}")
     output.print(table)
 
 

@@ -205,7 +205,8 @@ def _padded_topk(queries: Float32, items: Float32, k: int, **options: Any) -> tu
     """Top-k where ``k`` may exceed the number of items."""
     k = _arrays.whole(k, argument="k", least=1)
     ids = np.full((len(queries), k), -1)
-    scores = np.full((len(queries), k), -np.inf, np.float32)
+    worst = np.inf if options.get("metric") == "euclidean" else -np.inf
+    scores = np.full((len(queries), k), worst, np.float32)
     reachable = min(k, len(items))
     if reachable and len(queries):
         ids[:, :reachable], scores[:, :reachable] = topk(queries, items, reachable, **options)

@@ -154,6 +154,9 @@ def test_similar_items_leave_themselves_out():
     found = model.similar_items(np.arange(40), 39)
     assert all(item not in row for item, row in enumerate(found.rows))
     assert (found.counts == 39).all()
+    farther = model.similar_items([0], 50, metric="euclidean")
+    assert np.isposinf(farther.scores[0, 39:]).all()
+    assert (farther.rows[0, 39:] == -1).all()
 
 
 def test_divergence_names_the_row():
