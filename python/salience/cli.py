@@ -106,12 +106,13 @@ def demo(data: Path | None, **columns: Any) -> None:
     split = splits.temporal(interactions) if timed else splits.random(interactions)
     order = "the entries after them" if timed else "entries held out at random"
     output.print(f"Trained on {len(split.train)} entries, tested on {len(split.test)}: {order}.\n")
-    table = Table("model", *DEMO, title="Higher is better")
+    metrics = _within(DEMO, interactions.shape[1])
+    table = Table("model", *metrics, title="Higher is better")
     # A small, dense catalogue wants a stronger pull towards zero than the default.
     models: dict[str, Any] = {"Popularity": Popularity(), "ALS": ALS(32, regularization=12.0)}
     for name, model in models.items():
         report = _fit_and_evaluate(model, split, DEMO, name)
-        table.add_row(name, *(f"{report.values[metric]:.4f}" for metric in DEMO))
+        table.add_row(name, *(f"{report.values[metric]:.4f}" for metric in metrics))
     output.print(table)
     _show_one_user(models["ALS"], titles)
 
@@ -120,7 +121,7 @@ def _show_one_user(model: ALS, titles: dict[Any, str]) -> None:
     user = model.user_map.ids[int(np.argmax(np.diff(model._seen.matrix.indptr) == 20))]
     found = model.recommend([user], 5)
     table = Table("item", "score", "because of", title=f"For user {user}")
-    for item, score in zip(found.ids[0], found.scores[0], strict=True):
+    for item, score in zip(found.ids[0][: found.counts[0]], found.scores[0], strict=False):
         reasons = model.explain(user, item).items[:2]
         table.add_row(
             _name(item, titles),
@@ -134,11 +135,18 @@ def _name(item: Any, titles: dict[Any, str]) -> str:
     return titles.get(item, str(item))
 
 
+def _within(metrics: tuple[str, ...], items: int) -> list[str]:
+    """Lower cut-offs that exceed a small catalogue."""
+    parts = [metric.split("@") for metric in metrics]
+    return list(dict.fromkeys("@".join([base, *(str(min(int(k), items)) for k in cut)]) for base, *cut in parts))
+
+
 def _fit_and_evaluate(model: Any, split: Any, metrics: tuple[str, ...], name: str) -> Report:
     with progress_bar(f"Fitting {name}") as update:
         model.fit(split.train, progress=update)
     with progress_bar(f"Evaluating {name}") as update:
-        return evaluate(model, split.train, split.test, metrics=metrics, progress=update)
+        wanted = _within(metrics, split.test.shape[1])
+        return evaluate(model, split.train, split.test, metrics=wanted, progress=update)
 
 
 @cli.command()

@@ -66,6 +66,15 @@ def test_evaluate_prints_ratings_and_rankings(ratings, split):
         assert metric in text
 
 
+def test_a_tiny_catalogue_of_text_ids(tmp_path):
+    path = tmp_path / "tiny.csv"
+    path.write_text("user,item\nzoë,tea\nbob,tea\nbob,coffee\nann,milk\nann,tea\n", encoding="utf-8")
+    assert "ndcg@3" in run("evaluate", path, "--factors", 2)
+    run("fit", path, "--factors", 2, "--model", tmp_path / "model")
+    assert "coffee" in run("recommend", tmp_path / "model", "--users", "zoë")
+    run("demo", "--data", path)
+
+
 def test_doctor_says_what_is_used():
     text = run("doctor")
     assert "in use" in text
