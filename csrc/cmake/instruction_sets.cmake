@@ -1,4 +1,5 @@
-# salience_instruction_set(<name> "<flags>"): compiles the kernels once more, as a library of its own.
+# salience_instruction_set(<name> "<flags>" [<definition>...]): compiles the kernels once more, as a library
+# of its own. Skipped where the compiler does not know the flags.
 include(CheckCXXCompilerFlag)
 set(SALIENCE_KERNEL_OBJECTS "")
 set(SALIENCE_KERNEL_DEFINITIONS "")
@@ -9,8 +10,8 @@ set_source_files_properties(csrc/cpu/kernels/table.cpp PROPERTIES COMPILE_OPTION
 
 function(salience_instruction_set name flags)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-    list(GET flags 0 first)
-    check_cxx_compiler_flag(${first} SALIENCE_COMPILES_${name})
+    string(REPLACE ";" " " spaced "${flags}")
+    check_cxx_compiler_flag("${spaced}" SALIENCE_COMPILES_${name})
     if(NOT SALIENCE_COMPILES_${name})
       return()
     endif()
@@ -23,7 +24,7 @@ function(salience_instruction_set name flags)
   add_library(${target} OBJECT csrc/cpu/kernels/table.cpp)
   target_link_libraries(${target} PRIVATE salience_options)
   target_compile_options(${target} PRIVATE ${flags} -fno-exceptions -fno-rtti)
-  target_compile_definitions(${target} PRIVATE SALIENCE_TABLE=salience_kernels_${name})
+  target_compile_definitions(${target} PRIVATE SALIENCE_TABLE=salience_kernels_${name} ${ARGN})
   # Objects built with different flags must share no function: the linker would keep either one.
   set(stamp ${CMAKE_CURRENT_BINARY_DIR}/${target}.checked)
   add_custom_command(OUTPUT ${stamp}

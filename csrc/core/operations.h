@@ -36,16 +36,17 @@ struct SimilarityArguments {
 };
 
 // For each query the k best items by canonical score, in order.
-//   queries: (m, d), items: (n, d); ids, scores: (m, k), k <= n.
+//   queries: (m, d), items: (n, d); ids, scores: (m, k), k <= n. Items in 16-bit types count as the
+//   float32 numbers they stand for, and are never copied whole into float32.
 //   exclude: null indptr, or a pattern of m rows and n columns: items left out for one query.
 //            Rows may be unsorted and hold duplicates.
 //   allowed: null, or n flags: items with 0 are left out for every query.
 //   Slots beyond the items that remain hold id -1 and score -inf (euclidean: +inf).
-//   Cost: an fp32 scan, 2 m n d operations, plus canonical rescoring of the few survivors; memory
-//   O(queries * k) and a block of items per thread, never a score matrix (unless k is near n).
+//   Cost: a 16-bit scan, 2 m n d operations, plus canonical rescoring of the few survivors. Memory
+//   O(m k); beyond 256 queries also 2 bytes per item element, for the packed copy that is then made.
 struct TopKArguments {
   Matrix<const float> queries;
-  Matrix<const float> items;
+  Elements items;
   int64_t k = 0;
   Metric metric = Metric::dot;
   Csr exclude;

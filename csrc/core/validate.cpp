@@ -10,8 +10,8 @@ std::string shape(int64_t rows, int64_t columns) {
   return "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")";
 }
 
-template <class T>
-std::string shape(const Matrix<T>& matrix) {
+template <class AnyMatrix>
+std::string shape(const AnyMatrix& matrix) {
   return shape(matrix.rows, matrix.columns);
 }
 
@@ -23,16 +23,10 @@ Status expect_shape(const char* name, const Matrix<T>& matrix, int64_t rows, int
 }
 
 template <class A, class B>
-Status expect_same_width(const char* first, const Matrix<A>& a, const char* second, const Matrix<B>& b) {
+Status expect_same_width(const char* first, const A& a, const char* second, const B& b) {
   if (a.columns == b.columns) return {};
   return Status::invalid(std::string(first) + ": shape " + shape(a) + ", while " + second + " has shape " +
                          shape(b) + "; expected the same number of columns");
-}
-
-Status expect_item_count(const char* name, int64_t items) {
-  if (items <= kMaxItems) return {};
-  return Status::invalid(std::string(name) + ": " + std::to_string(items) + " rows; expected at most " +
-                         std::to_string(kMaxItems));
 }
 
 Status expect_k(int64_t k, const char* name, int64_t items) {
@@ -96,6 +90,12 @@ Status expect_observations(const AlsObservations& data, const Matrix<T>& solutio
 }
 
 }  // namespace
+
+Status expect_item_count(const char* name, int64_t items) {
+  if (items <= kMaxItems) return {};
+  return Status::invalid(std::string(name) + ": " + std::to_string(items) + " rows; expected at most " +
+                         std::to_string(kMaxItems));
+}
 
 Status validate(const SimilarityArguments& arguments) {
   SALIENCE_RETURN_IF_ERROR(expect_same_width("b", arguments.b, "a", arguments.a));

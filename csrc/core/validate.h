@@ -6,6 +6,9 @@
 
 namespace salience {
 
+// Items are numbered in 32 bits.
+Status expect_item_count(const char* name, int64_t items);
+
 Status validate(const SimilarityArguments& arguments);
 Status validate(const TopKArguments& arguments);
 template <class T>

@@ -16,6 +16,17 @@ struct Matrix {
   T* row(int64_t i) const { return data + i * row_stride; }
 };
 
+enum class ElementType { float32, float16, bfloat16 };
+
+// A row-major matrix of one of the types above; `row_stride` counts elements.
+struct Elements {
+  const void* data = nullptr;
+  ElementType type = ElementType::float32;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t row_stride = 0;
+};
+
 // Compressed sparse rows: row i holds entries indptr[i] .. indptr[i + 1]. `values` may be null where
 // only the pattern matters.
 struct Csr {

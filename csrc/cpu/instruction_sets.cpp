@@ -11,13 +11,15 @@
 #include <unistd.h>
 #endif
 
+// Defined where the set was compiled; weak, so that the others are null.
 extern "C" {
 const salience::cpu::KernelTable* salience_kernels_baseline();
-#ifdef SALIENCE_HAVE_avx2
-const salience::cpu::KernelTable* salience_kernels_avx2();
-#endif
-#ifdef SALIENCE_HAVE_avx512
-const salience::cpu::KernelTable* salience_kernels_avx512();
+#if defined(__x86_64__)
+__attribute__((weak)) const salience::cpu::KernelTable* salience_kernels_avx2();
+__attribute__((weak)) const salience::cpu::KernelTable* salience_kernels_avx512();
+__attribute__((weak)) const salience::cpu::KernelTable* salience_kernels_avx512_vnni();
+__attribute__((weak)) const salience::cpu::KernelTable* salience_kernels_avx512_bf16();
+__attribute__((weak)) const salience::cpu::KernelTable* salience_kernels_amx();
 #endif
 }
 
@@ -66,8 +68,13 @@ std::string lacks_avx512() {
   return lacks(cpu, (saved_state() & 0xE6) == 0xE6, "AVX-512 (F, DQ, CD, BW, VL)");
 }
 
-std::string lacks_avx512_bf16() {
+std::string lacks_avx512_vnni() {
   if (std::string why = lacks_avx512(); !why.empty()) return why;
+  return lacks(bit(cpuid(7, 0).c, 11), true, "AVX-512 VNNI");
+}
+
+std::string lacks_avx512_bf16() {
+  if (std::string why = lacks_avx512_vnni(); !why.empty()) return why;
   return lacks(bit(cpuid(7, 1).a, 5), true, "AVX-512 BF16");
 }
 
@@ -82,7 +89,7 @@ bool tiles_permitted() {
 }
 
 std::string lacks_amx() {
-  if (std::string why = lacks_avx512_bf16(); !why.empty()) return why;
+  if (std::string why = lacks_avx512_bf16(); !why.empty() || SALIENCE_SOFTWARE_TILES) return why;
   const unsigned d = cpuid(7, 0).d;
   const std::string why = lacks(bit(d, 22) && bit(d, 24), (saved_state() & 0x60000) == 0x60000, "AMX BF16");
   if (!why.empty()) return why;
@@ -105,18 +112,11 @@ std::string lacks_nothing() { return {}; }
 const Row kRows[] = {
     {"baseline", lacks_nothing, salience_kernels_baseline},
 #if defined(__x86_64__)
-#ifdef SALIENCE_HAVE_avx2
     {"avx2", lacks_avx2, salience_kernels_avx2},
-#else
-    {"avx2", lacks_avx2, nullptr},
-#endif
-#ifdef SALIENCE_HAVE_avx512
     {"avx512", lacks_avx512, salience_kernels_avx512},
-#else
-    {"avx512", lacks_avx512, nullptr},
-#endif
-    {"avx512_bf16", lacks_avx512_bf16, nullptr},
-    {"amx", lacks_amx, nullptr},
+    {"avx512_vnni", lacks_avx512_vnni, salience_kernels_avx512_vnni},
+    {"avx512_bf16", lacks_avx512_bf16, salience_kernels_avx512_bf16},
+    {"amx", lacks_amx, salience_kernels_amx},
 #endif
 };
 

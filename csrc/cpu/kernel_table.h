@@ -11,28 +11,54 @@
 
 namespace salience::cpu {
 
-// How a screened value is made from the fp32 inner product `acc` of a query and item r.
-enum class Screen {
-  product,  // acc
-  scaled,   // acc * item_terms[r]
-  shifted,  // acc - item_terms[r]
+// How the scan holds vectors in 16 bits. Both are multiplied as pairs of neighbouring dimensions.
+enum class Encoding {
+  fixed_point,  // integers of at most 32767 in magnitude, summed exactly in 32 bits
+  bfloat16,     // summed in fp32, subnormals read as zero
 };
 
-// A block of items against one panel of queries.
-struct ScreenArguments {
-  const float* items;  // rows x dimensions
-  int64_t row_stride;
-  int64_t rows;  // at most kBlockRows
+// Items are screened in blocks of this many rows: whole tiles of every kernel. Storage of a block is
+// padded with zeros to full size.
+inline constexpr int64_t kBlockRows = 192;
+
+// A row of 16-bit numbers is padded to a multiple of this: a cache line, a step of a matrix tile.
+inline constexpr int64_t kDepthPadding = 32;
+
+// The most queries for which each item is read once, as a matrix-vector product.
+inline constexpr int64_t kFewQueries = 4;
+
+// Rows in 16 bits: element j of row r becomes (weights[r] * x_rj - centre[j]) * scale, rounded.
+struct EncodeArguments {
+  const float* const* rows;
+  const double* weights;  // one per row; where NaN, the row is stored as zeros
+  const double* centre;   // `dimensions` rounded up to 8, zero padded
+  int64_t count;
   int64_t dimensions;
-  const float* panel;  // dimensions x (vectors * lanes), queries in lanes
-  int64_t vectors;     // 1 or 2
-  Screen screen;
-  const float* item_terms;  // one per item (unused for product)
-  const float* thresholds;  // one per lane
-  uint32_t* survivors;      // room for rows * vectors * lanes; lane << 16 | row
+  int64_t depth;    // elements stored per row: `dimensions` rounded up to kDepthPadding
+  double scale;     // encode: no scaled element exceeds 32767 (fixed point), no row a norm of 1 (bfloat16)
+  uint16_t* out;    // encode: count x depth
+  double* squares;  // encode: squared norm of what rounding lost, in scaled units;
+                    // centred_squares: squared norm of weights[r] * x_r - centre
 };
 
-inline constexpr int64_t kBlockRows = 240;
+// A block of items against a panel of queries.
+struct ScreenArguments {
+  const uint16_t* items;  // kBlockRows x depth
+  int64_t rows;           // how many of them count; kernels may report padding rows
+  int64_t depth;
+  const uint16_t* panel;       // screen: depth / 2 x lanes (or 2 lanes) x pairs; screen_few: queries x depth
+  int64_t queries;             // screen: at most 2 lanes; screen_few: at most kFewQueries
+  const float* thresholds;     // one per lane: padding lanes too
+  const float* terms;          // null, or one per row: terms[row] * factors[lane] is subtracted
+  const float* factors;        // one per lane
+  const uint16_t* next;        // null, or the block that will be wanted next
+  struct Survivor* survivors;  // room for kBlockRows x lanes of the panel
+};
+
+struct Survivor {
+  uint32_t position;  // lane << 16 | row
+  float value;
+};
 
 // Canonical scores of a few queries against a list of items.
 struct CanonicalArguments {
@@ -69,10 +95,19 @@ struct AlsRowsOutcome {
 
 struct KernelTable {
   int64_t lanes;  // floats in a vector: what a panel of queries is packed for
+  Encoding encoding;
 
-  // Writes survivors (those whose screened value is not below the threshold, NaN included, in
-  // ascending order of row) and returns how many.
+  void (*encode)(const EncodeArguments& arguments);
+  void (*centred_squares)(const EncodeArguments& arguments);
+  void (*widen_half)(const uint16_t* row, int64_t count, float* out);
+  void (*widen_bfloat)(const uint16_t* row, int64_t count, float* out);
+
+  // Writes the pairs whose screened value is not below the threshold, in no order, and returns how
+  // many. A thread calls them between enter_scan and leave_scan.
+  void (*enter_scan)();
+  void (*leave_scan)();
   int64_t (*screen)(const ScreenArguments& arguments);
+  int64_t (*screen_few)(const ScreenArguments& arguments);
 
   void (*canonical)(const CanonicalArguments& arguments);
 

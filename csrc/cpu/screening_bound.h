@@ -1,73 +1,126 @@
-// How far an fp32 screened value may lie from the canonical score: the theorem that makes the fast
-// scan exact.
+// How far a 16-bit inner product may lie from the exact one: the theorem that makes the fast scan exact.
 //
-// Let q.x be the exact inner product and acc the fp32 one, summed in any order with or without fused
-// multiply-add. With u = 2^-24 and d dimensions, |acc - q.x| <= g |q||x| + e where
-// g = (d + 2) u / (1 - (d + 2) u) and e = (2 d + 2) 2^-149 covers underflow. Rounding the canonical
-// score to fp32 moves it by at most u |q||x| more. If L is a score that k items reach, an item whose
-// canonical score reaches L has, with G = 1.01 g + 2^-22 (norms are themselves rounded):
-//   dot:       acc          >= L - G |q||x| - e
-//   cosine:    acc * (1/|x|) >= L |q| - G |q| - e / |x|
-//   euclidean: acc - |x|^2/2 >= (|q|^2 - D^2 (1 + 2^-22)) / 2 - G |q||x| - 2^-22 |x|^2 - e
-// (D = L is the k-th smallest distance). Over a block of items the largest norm stands for all.
-// Where norms leave the range in which fp32 cannot overflow, nothing is ruled out.
+// What is scanned. The scan ranks items by a screened value S that orders them as the score does:
+//   dot:        S = q.(x - c)                       score = S + q.c
+//   cosine:     S = u.(x/|x| - c),  u = q/|q|       score = S + u.c
+//   euclidean:  S = p.z - |z|^2/2,  p = q - c,  z = x - c;   distance^2 = |p|^2 - 2 S
+// for a fixed centre c (near the mean: what the items have in common need not be resolved). Below, v is
+// the query's vector (q, u or p) and z the item's (x - c or x/|x| - c).
+//
+// What is stored. v = s v^ + r and z = t z^ + w with v^, z^ of 16 bits, and scales s, t; a query has its
+// own scale, a block of items shares one. Encoding measures |r| and |w|, it does not assume them.
+//
+// Bound. v.z - s t v^.z^ = r.z + s v^.w, so by Cauchy and Schwarz
+//   |v.z - s t v^.z^| <= |r||z| + (|v| + |r|)|w|.
+// The machine computes a = v^.z^ with error at most g |v^||z^|:
+//   fixed_point: sums of integers are exact (|v^||z^| < 2^31 bounds every partial sum too); turning the
+//                sum into fp32 rounds once, g = 2^-24;
+//   bfloat16:    products are exact in fp32; at most d + 2 additions, each off by at most 2^-23 (twice
+//                rounding to nearest, which covers hardware that truncates), g = 1.01 (d + 2) 2^-23.
+//                Underflow loses d 2^-126 of vectors of norm 1/2 to 1: less than the next term.
+// The canonical score itself is rounded: its float64 total, the centre's part and the weights by less
+// than 2^-40 (|v||z| + |v||c|), its fp32 value by 2^-24 of it or 2^-150. Euclidean sums round a few
+// times more, by less than 2^-21 (|v| + |z|)^2. Let e be the sum of all of these, with the largest |z|
+// and |w| of the item's block.
+//
+// Theorem. Let `level` be the k-th largest of S~ - e over any items already seen (S~ = s t a, computed),
+// or what a canonical score that k items reach says about S. An item with S~ + e < level is not among
+// the k best, ties included: k items have S >= level, so each of them has a canonical score no lower
+// than `level` rounds to; the item's S is below it by more than rounding can undo.
+// The level only grows, so an old one is always safe.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-#include "core/operations.h"
+#include "cpu/kernel_table.h"
 
 namespace salience::cpu {
 
-struct ItemRange {
-  double largest_norm = 0.0;
-  double largest_inverse = 0.0;  // of the norm, over items with a finite inverse
+// Vectors in 16 bits: for a block of items the largest norm and residual.
+struct Encoded {
+  double scale = 1.0;     // of one stored unit
+  double norm = 0.0;      // >= |z|
+  double residual = 0.0;  // >= |z - scale * stored|
+};
+
+// The error e as a polynomial in what a block knows of itself.
+struct ErrorCoefficients {
+  double constant = 0.0;
+  double norm = 0.0;
+  double residual = 0.0;
+  double squared_norm = 0.0;
+
+  double error(const Encoded& block) const {
+    return constant + norm * block.norm + residual * block.residual + squared_norm * block.norm * block.norm;
+  }
 };
 
 class ScreeningBound {
  public:
-  ScreeningBound(Metric metric, int64_t dimensions) : metric_(metric) {
-    const double steps = (static_cast<double>(dimensions) + 2.0) * 0x1.0p-24;
-    usable_ = steps < 0.5;
-    slack_ = 1.01 * steps / (1.0 - steps) + 0x1.0p-22;
-    underflow_ = (2.0 * static_cast<double>(dimensions) + 2.0) * 0x1.0p-149;
+  static constexpr double kLargestFloat = std::numeric_limits<float>::max();
+  static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+  ScreeningBound(Metric metric, Encoding encoding, int64_t dimensions, double centre_norm)
+      : metric_(metric),
+        accumulation_(encoding == Encoding::fixed_point
+                          ? 0x1.0p-24
+                          : 1.01 * (static_cast<double>(dimensions) + 2.0) * 0x1.0p-23),
+        centre_norm_(centre_norm) {}
+
+  ErrorCoefficients coefficients(const Encoded& query) const {
+    const double stored = query.norm + query.residual;
+    ErrorCoefficients c;
+    c.constant = kRounding * query.norm * centre_norm_ + kTiny;
+    c.norm = query.residual + accumulation_ * stored + kRounding * query.norm;
+    c.residual = stored * (1.0 + accumulation_);
+    if (metric_ == Metric::euclidean) {
+      c.constant += kSquareRounding * query.norm * query.norm + kTiny * query.norm;
+      c.norm += 2.0 * kSquareRounding * query.norm + kTiny;
+      c.squared_norm = kSquareRounding;
+    }
+    return c;
   }
 
-  // The fp32 value below which no item of the range can reach `level`, the k-th best score so far.
-  float threshold(float level, double query_norm, const ItemRange& items) const {
-    const double product = query_norm * items.largest_norm;
-    const double squares = items.largest_norm * items.largest_norm;
-    const bool in_range = product < 0x1.0p126 && (metric_ != Metric::euclidean || squares < 0x1.0p126) &&
-                          (metric_ != Metric::cosine || query_norm < 0x1.0p126);
-    if (!usable_ || !in_range || std::isnan(level)) return -std::numeric_limits<float>::infinity();
-    const double score = static_cast<double>(level);
+  // The level that a lower bound on k items' S stands for. Scores beyond fp32 are infinite and tie.
+  double level_of_screened(double lower, double offset, double query_norm) const {
     switch (metric_) {
       case Metric::dot:
-        return round_down(score - slack_ * product - underflow_);
+        return lower + offset < -kLargestFloat ? -kInfinity : std::min(lower, kLargestFloat - offset);
       case Metric::cosine:
-        return round_down(score * query_norm - slack_ * query_norm - underflow_ * items.largest_inverse -
-                          underflow_);
+        return lower;
       case Metric::euclidean:
         break;
     }
-    const double reach = (query_norm * query_norm - score * score * (1.0 + 0x1.0p-22)) / 2.0;
-    return round_down(reach - slack_ * product - 0x1.0p-22 * squares - underflow_);
+    return query_norm * query_norm - 2.0 * lower < kLargestFloat * kLargestFloat ? lower : -kInfinity;
+  }
+
+  // The level that a canonical score stands for, when k items reach it.
+  double level_of_score(float score, double offset, double query_norm) const {
+    if (std::isnan(score)) return -kInfinity;
+    const double exact = score;
+    if (metric_ != Metric::euclidean) return level_of_screened(exact - offset, offset, query_norm);
+    return level_of_screened((query_norm * query_norm - exact * exact) / 2.0, offset, query_norm);
+  }
+
+  // The computed value below which nothing reaches `level`, in units of `unit` = the two scales' product.
+  static float threshold(double level, double error, double inverse_unit) {
+    const double bound = (level - error) * inverse_unit;
+    const double lower = bound - std::abs(bound) * 0x1.0p-22 - 0x1.0p-120;
+    return static_cast<float>(std::max(-kUnreachable, std::min(lower, kUnreachable)));
   }
 
  private:
-  static float round_down(double x) {
-    const float nearest = static_cast<float>(x);
-    return static_cast<double>(nearest) <= x
-               ? nearest
-               : std::nextafter(nearest, -std::numeric_limits<float>::infinity());
-  }
+  static constexpr double kRounding = 0x1.0p-22;
+  static constexpr double kSquareRounding = 0x1.0p-21;
+  static constexpr double kTiny = 0x1.0p-147;
+  static constexpr double kUnreachable = 3e38;  // beyond every computed value
 
   Metric metric_;
-  bool usable_;
-  double slack_;
-  double underflow_;
+  double accumulation_;
+  double centre_norm_;
 };
 
 }  // namespace salience::cpu

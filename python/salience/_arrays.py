@@ -31,12 +31,28 @@ def dense(value: Any, *, argument: str) -> npt.NDArray[np.float32]:
         raise TypeError(f"{argument}: {describe(value)}; expected a dense array")
     array = np.asarray(value)
     if array.dtype != np.float32:
-        if array.dtype.type not in _EXACT_IN_FLOAT32:
+        if array.dtype.type not in _EXACT_IN_FLOAT32 and array.dtype.name != "bfloat16":
             raise TypeError(
                 f"{argument}: {describe(array)}; expected float32 (or a type that float32 holds "
                 f"exactly): convert with {argument}.astype(numpy.float32)"
             )
         array = array.astype(np.float32)
+    return rows_together(array, argument=argument)
+
+
+def elements(value: Any, *, argument: str) -> tuple[npt.NDArray[Any], str]:
+    """Return a matrix in a type that the top-k kernels read as it is, and the name of that type.
+
+    bfloat16, which NumPy knows only from other packages (ml_dtypes), comes as its 16-bit patterns.
+    """
+    array = None if sp.issparse(value) else np.asarray(value)
+    if array is None or array.dtype.name not in ("float16", "bfloat16"):
+        return dense(value, argument=argument), "float32"
+    return rows_together(array.view(np.uint16), argument=argument), array.dtype.name
+
+
+def rows_together(array: npt.NDArray[Any], *, argument: str) -> npt.NDArray[Any]:
+    """Return a matrix whose rows are contiguous; a copy only where the layout demands one."""
     if array.ndim != 2:
         raise ValueError(f"{argument}: shape {array.shape}; expected a matrix of two dimensions")
     item = array.itemsize

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,17 +75,95 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[Tensors, dict[str, Any
     data = path.read_bytes()
     try:
         tensors = _load(data)
-        length = int.from_bytes(data[:8], "little")
-        note = json.loads(data[8 : 8 + length])["__metadata__"]
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+    length = int.from_bytes(data[:8], "little")
+    return dict(tensors), _metadata(path, data[8 : 8 + length], kind)
+
+
+def _metadata(path: Path, header: bytes, kind: str) -> dict[str, Any]:
+    try:
+        note = json.loads(header)["__metadata__"]
         found = (note["format"], note["kind"], int(note["version"]))
-        metadata = json.loads(note["metadata"])
-    except (SafetensorError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"path: {path} is damaged or no model of salience ({error})") from None
+        metadata: dict[str, Any] = json.loads(note["metadata"])
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from None
     if found[0] != "salience" or found[1] != kind:
         raise ValueError(f"path: {path} holds {found[0]} {found[1]}; expected salience {kind}")
     if found[2] > _VERSION:
         raise ValueError(f"path: {path} has format version {found[2]}; expected at most {_VERSION}")
-    return dict(tensors), metadata
+    return metadata
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"path: {path} is damaged or no model of salience ({error})")
+
+
+_TYPES: dict[str, type] = {
+    "F64": np.float64, "I64": np.int64, "F32": np.float32, "F16": np.uint16, "BF16": np.uint16,
+    "U16": np.uint16, "U8": np.uint8,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """A tensor that is written piece by piece: its type in the file, its shape and its bytes."""
+
+    type: str
+    shape: tuple[int, ...]
+    pieces: Iterable[npt.NDArray[Any]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * np.dtype(_TYPES[self.type]).itemsize
+
+
+def stream_tensors(path: str | Path, tensors: dict[str, Streamed], *, kind: str, metadata: dict[str, Any]) -> None:
+    """Write a safetensors file without holding it in memory; order tensors by falling element size."""
+    note = {"format": "salience", "version": str(_VERSION), "kind": kind, "metadata": json.dumps(metadata)}
+    header: dict[str, Any] = {"__metadata__": note}
+    end = 0
+    for name, tensor in tensors.items():
+        header[name] = {"dtype": tensor.type, "shape": tensor.shape, "data_offsets": [end, end + tensor.size]}
+        end += tensor.size
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    with replace_file(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            for piece in tensor.pieces:
+                file.write(memoryview(piece).cast("B") if piece.size else b"")
+
+
+def map_tensors(path: str | Path, *, kind: str, mapped: bool) -> tuple[Tensors, dict[str, Any]]:
+    """Read what :func:`stream_tensors` wrote; where ``mapped``, pages are read when they are touched.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        The file is damaged, foreign, of another kind or of a newer version.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length < 1 << 27 else b""
+    metadata = _metadata(path, text, kind)
+    whole = np.memmap(path, np.uint8, "r") if mapped else np.fromfile(path, np.uint8)
+    data, end, tensors = whole[8 + length :], 0, {}
+    try:
+        for name, entry in json.loads(text).items():
+            if name == "__metadata__":
+                continue
+            begin, stop = entry["data_offsets"]
+            if begin != end or stop > len(data):
+                raise ValueError(f"{name}: bytes {begin} to {stop} of {len(data)}")
+            tensors[name] = data[begin:stop].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+            end = stop
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from None
+    return tensors, metadata
 
 
 def pack_ids(prefix: str, ids: IdMap) -> Tensors:

@@ -1,5 +1,6 @@
-// The words the kernels are written in: a vector of floats (F32) and eight doubles (F64x8), for the
-// instruction set this file is compiled for. Functions are static, so every object keeps its own.
+// The words the kernels are written in, for the instruction set this file is compiled for: a vector of
+// floats (F32), eight doubles (F64x8), and vectors of 16-bit pairs with their accumulators (pairs.h).
+// Functions are static, so every object keeps its own.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE4_1__)
+#include <smmintrin.h>
 #elif defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -16,7 +19,7 @@ namespace {
 #if defined(__AVX512F__)
 
 constexpr int64_t kLanes = 16;
-constexpr int kScreenRows = 12;  // 12 x 2 accumulators, 2 query vectors: 26 of 32 registers
+constexpr int kScreenRows = 12;  // 12 x 2 accumulators, 2 query vectors, 2 more: 28 of 32 registers
 constexpr int kCanonicalQueries = 4;
 constexpr int kCanonicalItems = 4;
 
@@ -60,7 +63,7 @@ inline double lane_tree(F64x8 x) {
 #elif defined(__AVX2__)
 
 constexpr int64_t kLanes = 8;
-constexpr int kScreenRows = 6;  // 6 x 2 accumulators, 2 query vectors, 1 broadcast: 15 of 16 registers
+constexpr int kScreenRows = 6;  // 6 x 2 accumulators, 2 query vectors, 2 more: all 16 registers
 constexpr int kCanonicalQueries = 2;
 constexpr int kCanonicalItems = 2;
 

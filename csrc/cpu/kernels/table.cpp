@@ -1,15 +1,25 @@
 // Compiled once per instruction set, with SALIENCE_TABLE naming the one symbol it exports.
 #include "cpu/kernels/als.h"
 #include "cpu/kernels/canonical.h"
+#include "cpu/kernels/encode.h"
 #include "cpu/kernels/gramian.h"
 #include "cpu/kernels/screen.h"
 #include "cpu/kernels/select.h"
+#if defined(SALIENCE_TILES)
+#include "cpu/kernels/tiles.h"
+#endif
 
 namespace {
 
+int64_t screen(const ScreenArguments& a) {
+  if (a.queries <= kLanes) return a.terms != nullptr ? screen_panel<true, 1>(a) : screen_panel<false, 1>(a);
+  return a.terms != nullptr ? screen_panel<true, 2>(a) : screen_panel<false, 2>(a);
+}
+
 constexpr salience::cpu::KernelTable kTable = {
-    kLanes,  screen,          canonical, squared_norms, select_float, select_double,
-    gramian, kGramianPadding, rotate,    als_solve,     als_loss,
+    kLanes,     kEncoding,       encode,     centred_squares, widen_half,    widen_bfloat, enter_scan,
+    leave_scan, screen,          screen_few, canonical,       squared_norms, select_float, select_double,
+    gramian,    kGramianPadding, rotate,     als_solve,       als_loss,
 };
 
 }  // namespace

@@ -1,0 +1,120 @@
+// The scan on matrix tiles (AMX): 32 items times 32 queries at a time, 32 dimensions to a step.
+//
+// Items are operand A as they lie; a panel of queries, pairs in lanes, is operand B. SALIENCE_TILES is
+// 1 for the machine's tiles and 2 for a software twin of the instructions used, which lets the
+// same kernel be tested on machines without them.
+#pragma once
+
+#include "cpu/kernels/screen.h"
+
+namespace {
+
+constexpr int kTileRows = 16;
+
+#if SALIENCE_TILES == 1
+
+// Macros, because the compiler's own paste the tile's number into the instruction.
+#define tile_clear(tile) _tile_zero(tile)
+#define tile_read(tile, from, stride) _tile_loadd(tile, from, stride)
+#define tile_write(tile, to, stride) _tile_stored(tile, to, stride)
+#define tile_multiply_add(sums, a, b) _tile_dpbf16ps(sums, a, b)
+
+struct alignas(64) TileConfiguration {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+void enter_scan() {
+  const TileConfiguration configuration;
+  _tile_loadconfig(&configuration);
+}
+void leave_scan() { _tile_release(); }
+
+#else
+
+static thread_local uint8_t software_tiles[8][kTileRows][64];
+
+inline void tile_clear(int tile) { std::memset(software_tiles[tile], 0, sizeof software_tiles[tile]); }
+inline void tile_read(int tile, const void* from, int64_t stride) {
+  for (int r = 0; r < kTileRows; ++r)
+    std::memcpy(software_tiles[tile][r], static_cast<const uint8_t*>(from) + r * stride, 64);
+}
+inline void tile_write(int tile, void* to, int64_t stride) {
+  for (int r = 0; r < kTileRows; ++r)
+    std::memcpy(static_cast<uint8_t*>(to) + r * stride, software_tiles[tile][r], 64);
+}
+inline void tile_multiply_add(int c, int a, int b) {
+  for (int m = 0; m < kTileRows; ++m) {
+    F32 sums = load(reinterpret_cast<const float*>(software_tiles[c][m]));
+    for (int pair = 0; pair < 16; ++pair) {
+      const Pairs item = broadcast_pair(reinterpret_cast<const uint16_t*>(software_tiles[a][m]) + 2 * pair);
+      sums = add_products(sums, item, load_pairs(reinterpret_cast<const uint16_t*>(software_tiles[b][pair])));
+    }
+    store(reinterpret_cast<float*>(software_tiles[c][m]), sums);
+  }
+}
+
+// Outside a scan the tiles hold nothing that may be relied on.
+void enter_scan() { std::memset(software_tiles, 0xFF, sizeof software_tiles); }
+void leave_scan() { std::memset(software_tiles, 0xFF, sizeof software_tiles); }
+
+#endif
+
+// sums[t] = 16 x 16 inner products: items 16 (t / Vectors) .., queries 16 (t % Vectors) ...
+template <int Vectors>
+inline void tile_block(const uint16_t* items, const uint16_t* panel, int64_t depth, float (*sums)[256]) {
+  const int64_t item_stride = depth * 2, panel_stride = Vectors * 64;
+  tile_clear(0);
+  tile_clear(2);
+  if (Vectors == 2) {
+    tile_clear(1);
+    tile_clear(3);
+  }
+  for (int64_t j = 0; j < depth; j += 32) {
+    const uint16_t* const queries = panel + j * Vectors * kLanes;
+    tile_read(4, items + j, item_stride);
+    tile_read(6, queries, panel_stride);
+    tile_multiply_add(0, 4, 6);
+    tile_read(5, items + kTileRows * depth + j, item_stride);
+    tile_multiply_add(2, 5, 6);
+    if (Vectors == 2) {
+      tile_read(7, queries + 2 * kLanes, panel_stride);
+      tile_multiply_add(1, 4, 7);
+      tile_multiply_add(3, 5, 7);
+    }
+  }
+  tile_write(0, sums[0], 64);
+  tile_write(2, sums[Vectors], 64);
+  if (Vectors == 2) {
+    tile_write(1, sums[1], 64);
+    tile_write(3, sums[3], 64);
+  }
+}
+
+template <bool Shifted, int Vectors>
+int64_t screen_panel(const ScreenArguments& a) {
+  static_assert(kBlockRows % (2 * kTileRows) == 0, "blocks are whole tiles");
+  Survivor* out = a.survivors;
+  alignas(64) float sums[2 * Vectors][256];
+  for (int64_t row = 0; row < a.rows; row += 2 * kTileRows) {
+    for (int i = 0; i < 2 * kTileRows; ++i) prefetch_next(a, row + i);
+    tile_block<Vectors>(a.items + row * a.depth, a.panel, a.depth, sums);
+    for (int t = 0; t < 2 * Vectors; ++t) {
+      const int vector = t % Vectors;
+      const int64_t first = row + t / Vectors * kTileRows;
+      if (!Shifted) {
+        F32 best = load(sums[t]);
+        for (int i = 1; i < kTileRows; ++i) best = maximum(best, load(sums[t] + i * kLanes));
+        if (__builtin_expect(not_below(best, load(a.thresholds + vector * kLanes)) == 0, 1)) continue;
+      }
+      for (int i = 0; i < kTileRows; ++i)
+        out = screen_row<Shifted>(a, load(sums[t] + i * kLanes), first + i, vector, out);
+    }
+  }
+  return out - a.survivors;
+}
+
+}  // namespace

@@ -1,0 +1,381 @@
+#include "cpu/scan.h"
+
+#include <cstring>
+#include <numeric>
+
+namespace salience::cpu {
+namespace {
+
+constexpr int64_t kRescoreBatch = 64;
+constexpr int64_t kLeastLimit = 4096;  // survivors of one query before they are rescored early
+
+int64_t survivor_limit(int64_t k) { return std::max(16 * k, kLeastLimit); }
+
+// Blocks are visited in golden-ratio strides: items sorted by popularity, say, would otherwise show
+// each threshold its best items last.
+int64_t coprime_step(int64_t blocks) {
+  int64_t step = std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(blocks) * 0.6180339887));
+  while (std::gcd(step, blocks) != 1) ++step;
+  return blocks > 1 ? step : 1;
+}
+
+// Rows without a 16-bit form are stored as zeros, which may pass the scan; they are scored apart.
+bool is_irregular(const PackedBlock& packed, int64_t row) {
+  return !packed.irregular.empty() &&
+         std::binary_search(packed.irregular.begin(), packed.irregular.end(), static_cast<uint16_t>(row));
+}
+
+class TileRegisters {
+ public:
+  TileRegisters() { kernels().enter_scan(); }
+  ~TileRegisters() { kernels().leave_scan(); }
+  TileRegisters(const TileRegisters&) = delete;
+  TileRegisters& operator=(const TileRegisters&) = delete;
+};
+
+}  // namespace
+
+uint64_t Survivors::key(double lower, int64_t position) {
+  uint64_t bits;
+  std::memcpy(&bits, &lower, sizeof bits);
+  bits = bits >> 63 ? ~bits : bits | uint64_t{1} << 63;
+  return (bits & 0xFFFFFFFF00000000u) | static_cast<uint64_t>(position);
+}
+
+double Survivors::lower(uint64_t key) {
+  uint64_t bits = key & 0xFFFFFFFF00000000u;
+  bits = bits >> 63 ? bits ^ uint64_t{1} << 63 : ~bits;
+  double lower;
+  std::memcpy(&lower, &bits, sizeof lower);
+  return lower;
+}
+
+GroupScan::GroupScan(const Request& request, int64_t first, int64_t count)
+    : request_(request),
+      catalogue_(*request.catalogue),
+      first_(first),
+      count_(count),
+      bound_(catalogue_.metric, kernels().encoding, catalogue_.columns, catalogue_.centre_norm),
+      queries_(static_cast<size_t>(count)),
+      best_(static_cast<size_t>(count), Reservoir<Key>(request.k)) {
+  canonical_.assign(request.queries, first, count);
+}
+
+void GroupScan::scan(int64_t begin, int64_t end, Worker& worker) {
+  begin_ = begin;
+  end_ = end;
+  if (request_.path == Path::exact) {
+    for (int64_t block = begin; block < end && !worker.should_stop(); ++block) score_block(block);
+    return;
+  }
+  encode_queries();
+  screen(begin, end, worker);
+  for (int64_t q = 0; q < count_; ++q) {
+    if (queries_[static_cast<size_t>(q)].exhaustive) continue;
+    compact(q);
+    rescore(q);
+  }
+  score_exhaustively(begin, end, worker);
+}
+
+void GroupScan::encode_queries() {
+  const int64_t lanes = kernels().lanes, depth = catalogue_.depth(), columns = catalogue_.columns;
+  panel_lanes_ = request_.path == Path::rows ? kFewQueries : 2 * lanes;
+  const auto padded = static_cast<size_t>((count_ + panel_lanes_ - 1) / panel_lanes_ * panel_lanes_);
+  levels_.assign(padded, ScreeningBound::kInfinity);
+  for (auto* lane : {&constant_, &norm_, &residual_, &stored_, &scale_, &inverse_scale_})
+    lane->assign(padded, 0.0);
+
+  const bool euclidean = catalogue_.metric == Metric::euclidean;
+  const std::vector<double> origin(catalogue_.centre.size(), 0.0);
+  const double* const centre = euclidean ? catalogue_.centre.data() : origin.data();
+  std::vector<uint16_t> rows(static_cast<size_t>(count_ * depth), 0);
+  for (int64_t q = 0; q < count_; ++q) {
+    Query& query = queries_[static_cast<size_t>(q)];
+    const auto lane = static_cast<size_t>(q);
+    const float* const row = request_.queries.row(first_ + q);
+    const double weight = weight_of(catalogue_.metric, row, columns);
+    double squares;
+    EncodeArguments arguments{&row,    &weight, centre, 1, columns, depth, 1.0, rows.data() + q * depth,
+                              &squares};
+    kernels().centred_squares(arguments);
+    query.zero = !euclidean && canonical_.norms[lane] == 0.0;
+    query.exhaustive = query.zero || !choose_scale(squares, query.encoded);
+    if (query.exhaustive) continue;
+    arguments.scale = 1.0 / query.encoded.scale;
+    kernels().encode(arguments);
+    query.encoded.residual = std::sqrt(squares) * query.encoded.scale * (1.0 + 0x1.0p-40);
+    query.coefficients = bound_.coefficients(query.encoded);
+    query.capacity = static_cast<size_t>(request_.k + std::max<int64_t>(64, request_.k));
+    if (!euclidean)
+      for (int64_t j = 0; j < columns; ++j)
+        query.offset += weight * row[j] * catalogue_.centre[static_cast<size_t>(j)];
+    levels_[lane] = -ScreeningBound::kInfinity;
+    constant_[lane] = query.coefficients.constant;
+    norm_[lane] = query.coefficients.norm;
+    residual_[lane] = query.coefficients.residual;
+    stored_[lane] = query.encoded.norm + query.encoded.residual;
+    scale_[lane] = query.encoded.scale;
+    inverse_scale_[lane] = arguments.scale;
+  }
+  if (request_.path == Path::rows) {
+    panels_ = std::move(rows);
+  } else {
+    pack_panels(rows);
+  }
+  thresholds_.resize(static_cast<size_t>(panel_lanes_));
+  factors_.assign(static_cast<size_t>(panel_lanes_), 0.0f);
+  errors_.resize(static_cast<size_t>(panel_lanes_));
+  found_.resize(static_cast<size_t>(panel_lanes_ * kBlockRows));
+}
+
+// Queries go to lanes, pairs of dimensions side by side. A panel of at most `lanes` queries is half as
+// wide as the others.
+void GroupScan::pack_panels(const std::vector<uint16_t>& rows) {
+  const int64_t lanes = kernels().lanes, pairs = catalogue_.depth() / 2;
+  panels_.assign(levels_.size() * static_cast<size_t>(2 * pairs), 0);
+  for (int64_t q = 0; q < count_; ++q) {
+    const int64_t panel = q / panel_lanes_, members = std::min(panel_lanes_, count_ - panel * panel_lanes_);
+    const int64_t width = members <= lanes ? lanes : panel_lanes_;
+    uint16_t* const lane = panels_.data() + (panel * panel_lanes_ * pairs + q % panel_lanes_) * 2;
+    for (int64_t j = 0; j < pairs; ++j)
+      std::memcpy(lane + j * width * 2, rows.data() + (q * pairs + j) * 2, 2 * sizeof(uint16_t));
+  }
+}
+
+void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
+  const TileRegisters registers;
+  const int64_t blocks = end - begin, step = coprime_step(blocks), elements = kBlockRows * catalogue_.depth();
+  const bool stored = !catalogue_.packed.empty();
+  blocks_.assign(static_cast<size_t>(blocks), {});
+  PackedMemory memory(stored ? 32 : elements);
+  PackedBlock scratch;
+  for (int64_t n = 0, at = 0; n < blocks && !worker.should_stop(); ++n) {
+    const int64_t following = (at + step) % blocks, block = begin + at;
+    if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
+    const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(block)] : scratch;
+    const bool more = stored && n + 1 < blocks;
+    blocks_[static_cast<size_t>(at)] = packed.encoded;
+    screen_block(block, packed,
+                 more ? catalogue_.packed[static_cast<size_t>(begin + following)]->data : nullptr);
+    at = following;
+  }
+}
+
+void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next) {
+  if (!packed.irregular.empty()) score_irregular(block, packed);
+  const int64_t depth = catalogue_.depth();
+  const bool few = request_.path == Path::rows;
+  for (int64_t first = 0; first < count_; first += panel_lanes_) {
+    const int64_t lanes = std::min(panel_lanes_, count_ - first);
+    if (!set_thresholds(first, lanes, packed)) continue;
+    const bool euclidean = catalogue_.metric == Metric::euclidean;
+    const ScreenArguments arguments{packed.data,
+                                    packed.rows,
+                                    depth,
+                                    panels_.data() + first * depth,
+                                    lanes,
+                                    thresholds_.data(),
+                                    euclidean ? packed.terms.data() : nullptr,
+                                    factors_.data(),
+                                    next,
+                                    found_.data()};
+    next = nullptr;
+    const int64_t found = few ? kernels().screen_few(arguments) : kernels().screen(arguments);
+    for (int64_t n = 0; n < found; ++n) {
+      const Survivor& survivor = found_[static_cast<size_t>(n)];
+      const int64_t lane = survivor.position >> 16, row = survivor.position & 0xFFFF;
+      if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
+      const double unit = scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
+      const double error = errors_[static_cast<size_t>(lane)];
+      consider(first + lane, static_cast<double>(survivor.value) * unit - error, error,
+               block * kBlockRows + row);
+    }
+  }
+}
+
+// Thresholds of one panel against one block, in units of the computed values. False where no item of the
+// block can reach any query's level.
+bool GroupScan::set_thresholds(int64_t first, int64_t lanes, const PackedBlock& packed) {
+  const Encoded& block = packed.encoded;
+  const bool euclidean = catalogue_.metric == Metric::euclidean;
+  const double inverse_scale = 1.0 / block.scale, reach = block.norm + block.residual;
+  const double squared =
+      lanes > 0 && euclidean ? queries_[static_cast<size_t>(first)].coefficients.squared_norm : 0.0;
+  const double shared = squared * block.norm * block.norm;
+  int reachable = 0;
+  for (int64_t lane = 0; lane < panel_lanes_; ++lane) {
+    const auto q = static_cast<size_t>(first + lane), l = static_cast<size_t>(lane);
+    const double error = constant_[q] + norm_[q] * block.norm + residual_[q] * block.residual + shared;
+    errors_[l] = error;
+    reachable |= levels_[q] - error <= stored_[q] * reach;
+    thresholds_[l] = ScreeningBound::threshold(levels_[q], error, inverse_scale_[q] * inverse_scale);
+  }
+  if (euclidean) {
+    const double square = block.norm * block.norm;
+    for (int64_t lane = 0; lane < panel_lanes_; ++lane) {
+      const auto q = static_cast<size_t>(first + lane), l = static_cast<size_t>(lane);
+      const double factor = square * inverse_scale_[q] * inverse_scale;
+      factors_[l] = static_cast<float>(std::min(factor, 0x1.0p100));
+      if (factor <= 0x1.0p100 || levels_[q] == ScreeningBound::kInfinity) continue;
+      // |z| dwarfs |v|, and their difference would leave fp32.
+      give_up(static_cast<int64_t>(q));
+      thresholds_[l] = std::numeric_limits<float>::max();
+    }
+  }
+  return reachable != 0;
+}
+
+// The computed value less its error is `lower`: an item that may be among the best k of query q.
+void GroupScan::consider(int64_t q, double lower, double error, int64_t position) {
+  Query& query = queries_[static_cast<size_t>(q)];
+  if (lower + 2.0 * error < levels_[static_cast<size_t>(q)]) return;
+  if (!request_.admits(first_ + q, catalogue_.id(position))) return;
+  query.survivors.push_back(Survivors::key(lower, position));
+  if (query.survivors.size() >= query.capacity) compact(q);
+}
+
+void GroupScan::raise_level(int64_t q, double level) {
+  double& current = levels_[static_cast<size_t>(q)];
+  current = std::max(current, level);
+}
+
+double GroupScan::error_at(const Query& query, int64_t position) const {
+  return query.coefficients.error(blocks_[static_cast<size_t>(position / kBlockRows - begin_)]);
+}
+
+// Raises the level to what k survivors reach and drops those that cannot reach it.
+void GroupScan::compact(int64_t q) {
+  Query& query = queries_[static_cast<size_t>(q)];
+  std::vector<uint64_t>& survivors = query.survivors;
+  const auto k = static_cast<size_t>(request_.k);
+  size_t kept = 0;
+  if (survivors.size() >= k) {
+    const auto kth = survivors.begin() + static_cast<std::ptrdiff_t>(k - 1);
+    std::nth_element(survivors.begin(), kth, survivors.end(), std::greater<uint64_t>());
+    raise_level(q, bound_.level_of_screened(Survivors::lower(*kth), query.offset, query.encoded.norm));
+    kept = k;  // the k best by lower bound stay: each of them may be
+  }
+  const double level = levels_[static_cast<size_t>(q)];
+  for (size_t n = kept; n < survivors.size(); ++n) {
+    const double lower = Survivors::lower(survivors[n]);
+    const double upper =
+        lower + std::abs(lower) * 0x1.0p-19 + 2.0 * error_at(query, Survivors::position(survivors[n]));
+    if (!(upper < level)) survivors[kept++] = survivors[n];
+  }
+  survivors.resize(kept);
+  if (kept <= query.capacity / 2) return;
+  const auto limit = static_cast<size_t>(survivor_limit(request_.k));
+  if (query.capacity < limit) {
+    query.capacity = std::min(limit, 2 * query.capacity);
+  } else if (kept > query.capacity - query.capacity / 4) {
+    tighten(q);
+  }
+}
+
+// Too many survivors for the bound to part: their canonical scores part them. A query for which even
+// that does not end is scored exhaustively.
+void GroupScan::tighten(int64_t q) {
+  Query& query = queries_[static_cast<size_t>(q)];
+  query.rescored += static_cast<int64_t>(query.survivors.size());
+  if (query.rescored > 4 * survivor_limit(request_.k)) return give_up(q);
+  rescore(q);
+  Reservoir<Key>& best = best_[static_cast<size_t>(q)];
+  best.compact();
+  if (best.full()) {
+    const float score = request_.sign * Ranking::score(best.bound());
+    raise_level(q, bound_.level_of_score(score, query.offset, query.encoded.norm));
+  }
+}
+
+void GroupScan::give_up(int64_t q) {
+  Query& query = queries_[static_cast<size_t>(q)];
+  query.exhaustive = true;
+  query.survivors = {};
+  levels_[static_cast<size_t>(q)] = ScreeningBound::kInfinity;
+  best_[static_cast<size_t>(q)] = Reservoir<Key>(request_.k);
+}
+
+// Scores the survivors of query q canonically and offers them.
+void GroupScan::rescore(int64_t q) {
+  std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
+  const auto total = static_cast<int64_t>(survivors.size());
+  for (int64_t start = 0; start < total; start += kRescoreBatch) {
+    const int64_t count = std::min(kRescoreBatch, total - start);
+    int64_t positions[kRescoreBatch];
+    for (int64_t n = 0; n < count; ++n) {
+      positions[n] = Survivors::position(survivors[static_cast<size_t>(start + n)]);
+      const std::byte* const row = catalogue_.source(catalogue_.id(positions[n]));
+      for (int64_t byte = 0; byte < std::min<int64_t>(catalogue_.row_bytes, 1024); byte += 64)
+        __builtin_prefetch(row + byte);
+    }
+    const float* const* rows = rows_.at(catalogue_, count, [&](int64_t n) { return positions[n]; });
+    score(q, 1, rows, count, positions);
+  }
+  survivors.clear();
+}
+
+void GroupScan::score_irregular(int64_t block, const PackedBlock& packed) {
+  const auto count = static_cast<int64_t>(packed.irregular.size());
+  std::vector<int64_t> positions(static_cast<size_t>(count));
+  for (int64_t n = 0; n < count; ++n)
+    positions[static_cast<size_t>(n)] = block * kBlockRows + packed.irregular[static_cast<size_t>(n)];
+  FloatRows memory;
+  const float* const* rows =
+      memory.at(catalogue_, count, [&](int64_t n) { return positions[static_cast<size_t>(n)]; });
+  for (int64_t q = 0; q < count_; ++q)
+    if (!queries_[static_cast<size_t>(q)].exhaustive) score(q, 1, rows, count, positions.data());
+}
+
+void GroupScan::score_block(int64_t block) {
+  const int64_t count = catalogue_.block_rows(block);
+  int64_t positions[kBlockRows];
+  std::iota(positions, positions + count, block * kBlockRows);
+  score(0, count_, rows_.block(catalogue_, block), count, positions);
+}
+
+void GroupScan::score_exhaustively(int64_t begin, int64_t end, Worker& worker) {
+  std::vector<int64_t> pending;
+  for (int64_t q = 0; q < count_; ++q)
+    if (queries_[static_cast<size_t>(q)].exhaustive) pending.push_back(q);
+  for (int64_t block = begin; block < end && !pending.empty() && !worker.should_stop(); ++block) {
+    const int64_t count = catalogue_.block_rows(block);
+    int64_t positions[kBlockRows];
+    std::iota(positions, positions + count, block * kBlockRows);
+    const float* const* rows = rows_.block(catalogue_, block);
+    for (const int64_t q : pending) score(q, 1, rows, count, positions);
+    // Every finite item scores 0 with a zero query: the first k of them cannot be beaten.
+    const auto done = [&](int64_t q) {
+      const std::vector<Key>& keys = best_[static_cast<size_t>(q)].keys();
+      const Key zero = Ranking::key(0.0f, kMaxItems);
+      return queries_[static_cast<size_t>(q)].zero &&
+             std::count_if(keys.begin(), keys.end(), [&](Key key) { return key >= zero; }) >= request_.k;
+    };
+    pending.erase(std::remove_if(pending.begin(), pending.end(), done), pending.end());
+  }
+}
+
+// Canonical scores of queries first .. first + count with rows, offered where the filters admit them.
+void GroupScan::score(int64_t first, int64_t count, const float* const* rows, int64_t row_count,
+                      const int64_t* positions) {
+  const bool cosine = catalogue_.metric == Metric::cosine;
+  norms_.resize(static_cast<size_t>(row_count));
+  scores_.resize(static_cast<size_t>(count * row_count));
+  for (int64_t r = 0; cosine && r < row_count; ++r)
+    kernels().squared_norms(rows[r], catalogue_.columns, 1, catalogue_.columns,
+                            &norms_[static_cast<size_t>(r)]);
+  kernels().canonical({catalogue_.metric, canonical_.values.data() + first * canonical_.stride,
+                       canonical_.stride, count, canonical_.norms.data() + first, rows, norms_.data(),
+                       row_count, catalogue_.columns, scores_.data(), row_count});
+  for (int64_t q = 0; q < count; ++q) {
+    Reservoir<Key>& best = best_[static_cast<size_t>(first + q)];
+    for (int64_t r = 0; r < row_count; ++r) {
+      const int64_t id = catalogue_.id(positions[r]);
+      const Key key = Ranking::key(request_.sign * scores_[static_cast<size_t>(q * row_count + r)], id);
+      if (best.full() && key <= best.bound()) continue;
+      if (request_.admits(first_ + first + q, id)) best.offer(key);
+    }
+  }
+}
+
+}  // namespace salience::cpu

@@ -1,0 +1,114 @@
+// The scan of one group of queries over a range of blocks of items, and the keys of their best items.
+#pragma once
+
+#include <vector>
+
+#include "cpu/canonical_queries.h"
+#include "cpu/catalogue.h"
+#include "cpu/ranking.h"
+
+namespace salience::cpu {
+
+using Ranking = Rank<float>;
+using Key = Ranking::Key;
+
+enum class Path {
+  exact,   // score everything canonically: tiny problems, k near n
+  rows,    // 16-bit matrix-vector products: a few queries
+  panels,  // 16-bit matrix products: many
+};
+
+// What is asked, the same for all groups.
+struct Request {
+  const Catalogue* catalogue = nullptr;
+  Matrix<const float> queries;
+  int64_t k = 0;
+  Path path = Path::exact;
+  float sign = 1.0f;                  // keys hold sign * score, so that larger is better
+  const uint8_t* allowed = nullptr;   // one flag per id; null where the catalogue holds only allowed rows
+  const int64_t* exclude = nullptr;   // row pointers into `excluded`
+  const int32_t* excluded = nullptr;  // ids, each row ascending
+
+  bool admits(int64_t query, int64_t id) const {
+    if (allowed != nullptr && allowed[id] == 0) return false;
+    return exclude == nullptr || !std::binary_search(excluded + exclude[query], excluded + exclude[query + 1],
+                                                     static_cast<int32_t>(id));
+  }
+};
+
+// Survivors of one query's scan, known by a lower bound on their screened value S.
+//
+// A key holds the upper half of that bound's bits, made to sort (and so rounded down), over the position.
+class Survivors {
+ public:
+  static uint64_t key(double lower, int64_t position);
+  static double lower(uint64_t key);
+  static int64_t position(uint64_t key) { return static_cast<int64_t>(key & 0xFFFFFFFFu); }
+};
+
+class GroupScan {
+ public:
+  GroupScan(const Request& request, int64_t first, int64_t count);
+
+  // Offers every item of blocks begin .. end; once per object.
+  void scan(int64_t begin, int64_t end, Worker& worker);
+
+  // The k best of what was scanned for query first + q, in no order.
+  const std::vector<Key>& best(int64_t q) const { return best_[static_cast<size_t>(q)].keys(); }
+
+ private:
+  struct Query {
+    Encoded encoded;
+    ErrorCoefficients coefficients;
+    double offset = 0.0;      // score - S
+    bool exhaustive = false;  // the scan cannot help: score all items
+    bool zero = false;        // scores 0 with every finite item
+    size_t capacity = 0;      // of `survivors`
+    int64_t rescored = 0;
+    std::vector<uint64_t> survivors;
+  };
+
+  void encode_queries();
+  void pack_panels(const std::vector<uint16_t>& rows);
+  void screen(int64_t begin, int64_t end, Worker& worker);
+  void screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next);
+  bool set_thresholds(int64_t first_lane, int64_t lanes, const PackedBlock& packed);
+  void consider(int64_t q, double lower, double error, int64_t position);
+  void raise_level(int64_t q, double level);
+  double error_at(const Query& query, int64_t position) const;
+  void compact(int64_t q);
+  void tighten(int64_t q);
+  void rescore(int64_t q);
+  void give_up(int64_t q);
+  void score_irregular(int64_t block, const PackedBlock& packed);
+  void score_block(int64_t block);
+  void score_exhaustively(int64_t begin, int64_t end, Worker& worker);
+  void score(int64_t first, int64_t count, const float* const* rows, int64_t row_count,
+             const int64_t* positions);
+
+  const Request& request_;
+  const Catalogue& catalogue_;
+  int64_t first_;
+  int64_t count_;
+  int64_t begin_ = 0;
+  int64_t end_ = 0;
+  ScreeningBound bound_;
+  CanonicalQueries canonical_;
+  std::vector<Query> queries_;
+  std::vector<Reservoir<Key>> best_;
+  std::vector<Encoded> blocks_;  // of the range, as they were scanned
+
+  // One entry per lane of every panel; a level of infinity keeps padding silent.
+  int64_t panel_lanes_ = 0;
+  std::vector<double> levels_, constant_, norm_, residual_, stored_, scale_, inverse_scale_;
+  std::vector<uint16_t> panels_;
+  std::vector<float> thresholds_, factors_;
+  std::vector<double> errors_;
+  std::vector<Survivor> found_;
+
+  FloatRows rows_;
+  std::vector<double> norms_;
+  std::vector<float> scores_;
+};
+
+}  // namespace salience::cpu

@@ -1,0 +1,22 @@
+// Top-k of a catalogue that is already there: what topk and Index share.
+#pragma once
+
+#include "core/operations.h"
+#include "cpu/catalogue.h"
+
+namespace salience::cpu {
+
+// As TopKArguments, with the items in `catalogue`. Filters refer to `ids` item ids.
+struct SearchArguments {
+  const Catalogue& catalogue;
+  Matrix<const float> queries;
+  int64_t k = 0;
+  Csr exclude;
+  const uint8_t* allowed = nullptr;
+  Matrix<int64_t> ids;
+  Matrix<float> scores;
+};
+
+Status search(const SearchArguments& arguments, const Context& context);
+
+}  // namespace salience::cpu
