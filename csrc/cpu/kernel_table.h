@@ -46,18 +46,15 @@ struct ScreenArguments {
   const uint16_t* items;  // kBlockRows x depth
   int64_t rows;           // how many of them count; kernels may report padding rows
   int64_t depth;
-  const uint16_t* panel;       // screen: depth / 2 x lanes (or 2 lanes) x pairs; screen_few: queries x depth
-  int64_t queries;             // screen: at most 2 lanes; screen_few: at most kFewQueries
-  const float* thresholds;     // one per lane: padding lanes too
-  const float* terms;          // null, or one per row: terms[row] * factors[lane] is subtracted
-  const float* factors;        // one per lane
-  const uint16_t* next;        // null, or the block that will be wanted next
-  struct Survivor* survivors;  // room for kBlockRows x lanes of the panel
-};
-
-struct Survivor {
-  uint32_t position;  // lane << 16 | row
-  float value;
+  const uint16_t* panel;    // screen: depth / 2 x lanes (or 2 lanes) x pairs; screen_few: queries x depth
+  int64_t queries;          // screen: at most 2 lanes; screen_few: at most kFewQueries
+  const float* thresholds;  // one per lane: padding lanes too
+  const float* terms;       // null, or one per row: terms[row] * factors[lane] is subtracted
+  const float* factors;     // one per lane
+  const uint16_t* next;     // null, or the block that will be wanted next
+  // What passes, with room for (kBlockRows + 1) x lanes of the panel: lane << 16 | row, and its value.
+  uint32_t* positions;
+  float* values;
 };
 
 // Canonical scores of a few queries against a list of items.

@@ -55,6 +55,35 @@ struct Rank {
   static int64_t item(Key key) { return static_cast<uint32_t>(~static_cast<uint32_t>(key)); }
 };
 
+// Moves the k largest of `count` keys to the front, the k-th of them to its end: std::nth_element for
+// integers, without branches that depend on them (which cost more than all else on random keys).
+template <class Key>
+void partition_largest(Key* keys, size_t count, size_t k) {
+  for (int round = 0; count > 32 && round < 48; ++round) {
+    Key a = keys[count / 4], b = keys[count / 2], c = keys[count - count / 4];
+    if (a < b) std::swap(a, b);
+    if (b < c) std::swap(b, c);
+    const Key pivot = std::max(std::min(a, b), c);
+    size_t larger = 0;
+    for (size_t n = 0; n < count; ++n) {
+      const Key key = keys[n];
+      keys[n] = keys[larger];
+      keys[larger] = key;
+      larger += key > pivot;
+    }
+    if (larger >= k) {
+      count = larger;
+    } else if (larger > 0) {
+      keys += larger;
+      count -= larger;
+      k -= larger;
+    } else {
+      break;  // the pivot is the largest: keys repeat, or luck is out
+    }
+  }
+  std::nth_element(keys, keys + (k - 1), keys + count, std::greater<Key>());
+}
+
 // The k largest keys of everything offered, kept in a buffer about twice that size: `bound` is a key
 // that at least k offered keys reach, so whatever is below it is out.
 template <class Key>
@@ -76,8 +105,7 @@ class Reservoir {
   // Drops all but the k best and raises the bound; nothing to do while fewer than k are held.
   void compact() {
     if (keys_.size() < k_) return;
-    const auto kth = keys_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
-    std::nth_element(keys_.begin(), kth, keys_.end(), std::greater<Key>());
+    partition_largest(keys_.data(), keys_.size(), k_);
     keys_.resize(k_);
     bound_ = keys_.back();
     bounded_ = true;
@@ -98,9 +126,12 @@ class Reservoir {
 // Leaves the k best of `keys` in front, in order.
 template <class Key>
 void sort_best(std::vector<Key>& keys, int64_t k) {
-  const auto end = keys.begin() + std::min<std::ptrdiff_t>(k, static_cast<std::ptrdiff_t>(keys.size()));
-  std::partial_sort(keys.begin(), end, keys.end(), std::greater<Key>());
-  keys.erase(end, keys.end());
+  const auto wanted = static_cast<size_t>(k);
+  if (keys.size() > wanted) {
+    partition_largest(keys.data(), keys.size(), wanted);
+    keys.resize(wanted);
+  }
+  std::sort(keys.begin(), keys.end(), std::greater<Key>());
 }
 
 }  // namespace salience::cpu

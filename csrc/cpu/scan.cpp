@@ -126,7 +126,8 @@ void GroupScan::encode_queries() {
   thresholds_.resize(static_cast<size_t>(panel_lanes_));
   factors_.assign(static_cast<size_t>(panel_lanes_), 0.0f);
   errors_.resize(static_cast<size_t>(panel_lanes_));
-  found_.resize(static_cast<size_t>(panel_lanes_ * kBlockRows));
+  found_.resize(static_cast<size_t>((panel_lanes_ + lanes) * (kBlockRows + 1)));
+  values_.resize(found_.size());
 }
 
 // Queries go to lanes, pairs of dimensions side by side. A panel of at most `lanes` queries is half as
@@ -179,16 +180,17 @@ void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uin
                                     euclidean ? packed.terms.data() : nullptr,
                                     factors_.data(),
                                     next,
-                                    found_.data()};
+                                    found_.data(),
+                                    values_.data()};
     next = nullptr;
     const int64_t found = few ? kernels().screen_few(arguments) : kernels().screen(arguments);
     for (int64_t n = 0; n < found; ++n) {
-      const Survivor& survivor = found_[static_cast<size_t>(n)];
-      const int64_t lane = survivor.position >> 16, row = survivor.position & 0xFFFF;
+      const uint32_t found_at = found_[static_cast<size_t>(n)];
+      const int64_t lane = found_at >> 16, row = found_at & 0xFFFF;
       if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
       const double unit = scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
       const double error = errors_[static_cast<size_t>(lane)];
-      consider(first + lane, static_cast<double>(survivor.value) * unit - error, error,
+      consider(first + lane, static_cast<double>(values_[static_cast<size_t>(n)]) * unit - error, error,
                block * kBlockRows + row);
     }
   }
@@ -251,9 +253,9 @@ void GroupScan::compact(int64_t q) {
   const auto k = static_cast<size_t>(request_.k);
   size_t kept = 0;
   if (survivors.size() >= k) {
-    const auto kth = survivors.begin() + static_cast<std::ptrdiff_t>(k - 1);
-    std::nth_element(survivors.begin(), kth, survivors.end(), std::greater<uint64_t>());
-    raise_level(q, bound_.level_of_screened(Survivors::lower(*kth), query.offset, query.encoded.norm));
+    partition_largest(survivors.data(), survivors.size(), k);
+    const double lower = Survivors::lower(survivors[k - 1]);
+    raise_level(q, bound_.level_of_screened(lower, query.offset, query.encoded.norm));
     kept = k;  // the k best by lower bound stay: each of them may be
   }
   const double level = levels_[static_cast<size_t>(q)];

@@ -104,7 +104,8 @@ class GroupScan {
   std::vector<uint16_t> panels_;
   std::vector<float> thresholds_, factors_;
   std::vector<double> errors_;
-  std::vector<Survivor> found_;
+  std::vector<uint32_t> found_;
+  std::vector<float> values_;
 
   FloatRows rows_;
   std::vector<double> norms_;

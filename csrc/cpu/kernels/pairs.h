@@ -55,10 +55,12 @@ using Sums = __m512i;
 inline Sums zero_sums() { return _mm512_setzero_si512(); }
 inline Sums add_products(Sums sums, Pairs a, Pairs b) {
 #if defined(__AVX512VNNI__)
-  return _mm512_dpwssd_epi32(sums, a, b);
+  sums = _mm512_dpwssd_epi32(sums, a, b);
 #else
-  return _mm512_add_epi32(sums, _mm512_madd_epi16(a, b));
+  sums = _mm512_add_epi32(sums, _mm512_madd_epi16(a, b));
 #endif
+  __asm__("" : "+v"(sums));  // in a register, now: GCC 12 would gather products and spill the sums
+  return sums;
 }
 inline Sums maximum(Sums a, Sums b) { return _mm512_max_epi32(a, b); }
 inline F32 as_float(Sums sums) { return _mm512_cvtepi32_ps(sums); }
@@ -85,7 +87,9 @@ inline Pairs broadcast_pair(const uint16_t* p) {
 }
 inline Sums zero_sums() { return _mm256_setzero_si256(); }
 inline Sums add_products(Sums sums, Pairs a, Pairs b) {
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+  sums = _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+  __asm__("" : "+x"(sums));  // in a register, now: GCC 12 would gather products and spill the sums
+  return sums;
 }
 inline Sums maximum(Sums a, Sums b) { return _mm256_max_epi32(a, b); }
 inline F32 as_float(Sums sums) { return _mm256_cvtepi32_ps(sums); }
@@ -117,7 +121,11 @@ inline Pairs broadcast_pair(const uint16_t* p) {
   return _mm_set1_epi32(pair);
 }
 inline Sums zero_sums() { return _mm_setzero_si128(); }
-inline Sums add_products(Sums sums, Pairs a, Pairs b) { return _mm_add_epi32(sums, _mm_madd_epi16(a, b)); }
+inline Sums add_products(Sums sums, Pairs a, Pairs b) {
+  sums = _mm_add_epi32(sums, _mm_madd_epi16(a, b));
+  __asm__("" : "+x"(sums));
+  return sums;
+}
 inline Sums maximum(Sums a, Sums b) { return _mm_max_epi32(a, b); }
 inline F32 as_float(Sums sums) {
   F32 v;

@@ -9,7 +9,6 @@ namespace {
 
 using salience::cpu::kBlockRows;
 using salience::cpu::ScreenArguments;
-using salience::cpu::Survivor;
 
 static_assert(kBlockRows % kScreenRows == 0 && kBlockRows % kLanes == 0, "blocks are whole tiles");
 
@@ -21,40 +20,67 @@ inline void prefetch_next(const ScreenArguments& a, int64_t row) {
   for (int64_t j = 0; j < a.depth; j += kCacheLine) __builtin_prefetch(a.next + row * a.depth + j, 0, 2);
 }
 
-inline Survivor* emit(uint32_t mask, F32 values, int64_t lane, int64_t lane_step, int64_t row,
-                      int64_t row_step, Survivor* out) {
+// What passed so far.
+struct Passed {
+  uint32_t* positions;
+  float* values;
+};
+
+// Appends the lanes of `mask`: lane i stands for position first + i * step.
+inline void append(Passed& passed, uint32_t mask, F32 values, uint32_t first, uint32_t step) {
+#if defined(__AVX512F__)
+  const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i positions =
+      _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)),
+                       _mm512_mullo_epi32(count, _mm512_set1_epi32(static_cast<int>(step))));
+  const __mmask16 lanes = static_cast<__mmask16>(mask);
+  _mm512_storeu_ps(passed.values, _mm512_maskz_compress_ps(lanes, values));
+  _mm512_storeu_si512(passed.positions, _mm512_maskz_compress_epi32(lanes, positions));
+  const int found = __builtin_popcount(mask);
+  passed.values += found;
+  passed.positions += found;
+#else
   float value[kLanes];
   store(value, values);
   for (; mask != 0; mask &= mask - 1) {
-    const int64_t i = __builtin_ctz(mask);
-    *out++ = {static_cast<uint32_t>((lane + i * lane_step) << 16 | (row + i * row_step)), value[i]};
+    const int i = __builtin_ctz(mask);
+    *passed.positions++ = first + static_cast<uint32_t>(i) * step;
+    *passed.values++ = value[i];
   }
-  return out;
+#endif
 }
 
-// One row of sums, queries in lanes.
-template <bool Shifted>
-inline Survivor* screen_row(const ScreenArguments& a, F32 values, int64_t row, int64_t vector,
-                            Survivor* out) {
-  if (Shifted)
-    values = subtract(values, multiply(broadcast(a.terms[row]), load(a.factors + vector * kLanes)));
-  const uint32_t mask = not_below(values, load(a.thresholds + vector * kLanes));
-  return __builtin_expect(mask != 0, 0) ? emit(mask, values, vector * kLanes, 1, row, 0, out) : out;
+// Values of queries in lanes, `Rows` items from `row` on, of which at least one probably passes.
+template <bool Shifted, int Rows>
+inline void report(const ScreenArguments& a, const float (*values)[kLanes], int64_t row, int64_t vector,
+                   Passed& passed) {
+  const F32 thresholds = load(a.thresholds + vector * kLanes);
+  for (int i = 0; i < Rows; ++i) {
+    F32 value = load(values[i]);
+    if (Shifted)
+      value = subtract(value, multiply(broadcast(a.terms[row + i]), load(a.factors + vector * kLanes)));
+    append(passed, not_below(value, thresholds), value,
+           static_cast<uint32_t>(vector * kLanes << 16 | (row + i)), 1u << 16);
+  }
 }
 
 #if !defined(SALIENCE_TILES)
 
-// sums[i][v] = inner products of item row i with the kLanes queries of vector v.
+// sums[i][v] = inner products of item row i with the kLanes queries of vector v. The loops over
+// registers must be unrolled for the sums to be registers at all.
 template <int Rows, int Vectors>
 inline __attribute__((always_inline)) void pair_product(const uint16_t* items, const uint16_t* panel,
                                                         int64_t depth, Sums (&sums)[Rows][Vectors]) {
-  for (int i = 0; i < Rows; ++i)
-    for (int v = 0; v < Vectors; ++v) sums[i][v] = zero_sums();
+#pragma GCC unroll 32
+  for (int n = 0; n < Rows * Vectors; ++n) sums[n / Vectors][n % Vectors] = zero_sums();
   for (int64_t j = 0; j < depth; j += 2) {
     Pairs query[Vectors];
+#pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) query[v] = load_pairs(panel + (j * Vectors + 2 * v) * kLanes);
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
       const Pairs item = broadcast_pair(items + i * depth + j);
+#pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v) sums[i][v] = add_products(sums[i][v], item, query[v]);
     }
   }
@@ -62,22 +88,34 @@ inline __attribute__((always_inline)) void pair_product(const uint16_t* items, c
 
 template <bool Shifted, int Vectors>
 int64_t screen_panel(const ScreenArguments& a) {
-  Survivor* out = a.survivors;
+  Passed passed{a.positions, a.values};
   for (int64_t row = 0; row < a.rows; row += kScreenRows) {
     for (int i = 0; i < kScreenRows; ++i) prefetch_next(a, row + i);
     Sums sums[kScreenRows][Vectors];
     pair_product<kScreenRows, Vectors>(a.items + row * a.depth, a.panel, a.depth, sums);
+#pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
-      if (!Shifted) {
-        Sums best = sums[0][v];
-        for (int i = 1; i < kScreenRows; ++i) best = maximum(best, sums[i][v]);
-        if (__builtin_expect(not_below(as_float(best), load(a.thresholds + v * kLanes)) == 0, 1)) continue;
+      F32 best;
+      if (Shifted) {
+        const F32 factors = load(a.factors + v * kLanes);
+        best = subtract(as_float(sums[0][v]), multiply(broadcast(a.terms[row]), factors));
+#pragma GCC unroll 16
+        for (int i = 1; i < kScreenRows; ++i)
+          best = larger(best, subtract(as_float(sums[i][v]), multiply(broadcast(a.terms[row + i]), factors)));
+      } else {
+        Sums most = sums[0][v];
+#pragma GCC unroll 16
+        for (int i = 1; i < kScreenRows; ++i) most = maximum(most, sums[i][v]);
+        best = as_float(most);
       }
-      for (int i = 0; i < kScreenRows; ++i)
-        out = screen_row<Shifted>(a, as_float(sums[i][v]), row + i, v, out);
+      if (__builtin_expect(not_below(best, load(a.thresholds + v * kLanes)) == 0, 1)) continue;
+      alignas(64) float values[kScreenRows][kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kScreenRows; ++i) store(values[i], as_float(sums[i][v]));
+      report<Shifted, kScreenRows>(a, values, row, v, passed);
     }
   }
-  return out - a.survivors;
+  return passed.values - a.values;
 }
 
 void enter_scan() {}
@@ -90,35 +128,39 @@ void leave_scan() {}
 template <bool Shifted, int Queries>
 int64_t screen_rows(const ScreenArguments& a) {
   constexpr int kAtOnce = 4;
-  Survivor* out = a.survivors;
+  Passed passed{a.positions, a.values};
   for (int64_t row = 0; row < a.rows; row += kLanes) {
     float values[Queries][kLanes];
     for (int64_t r = 0; r < kLanes; r += kAtOnce) {
       const uint16_t* const items = a.items + (row + r) * a.depth;
       Sums sums[kAtOnce][Queries];
-      for (int i = 0; i < kAtOnce; ++i) {
-        prefetch_next(a, row + r + i);
-        for (int q = 0; q < Queries; ++q) sums[i][q] = zero_sums();
-      }
+      for (int i = 0; i < kAtOnce; ++i) prefetch_next(a, row + r + i);
+#pragma GCC unroll 16
+      for (int n = 0; n < kAtOnce * Queries; ++n) sums[n / Queries][n % Queries] = zero_sums();
       for (int64_t j = 0; j < a.depth; j += 2 * kLanes) {
         Pairs query[Queries];
+#pragma GCC unroll 4
         for (int q = 0; q < Queries; ++q) query[q] = load_pairs(a.panel + q * a.depth + j);
+#pragma GCC unroll 4
         for (int i = 0; i < kAtOnce; ++i) {
           const Pairs item = load_pairs(items + i * a.depth + j);
+#pragma GCC unroll 4
           for (int q = 0; q < Queries; ++q) sums[i][q] = add_products(sums[i][q], item, query[q]);
         }
       }
-      for (int i = 0; i < kAtOnce; ++i)
-        for (int q = 0; q < Queries; ++q) values[q][r + i] = total(sums[i][q]);
+#pragma GCC unroll 16
+      for (int n = 0; n < kAtOnce * Queries; ++n)
+        values[n % Queries][r + n / Queries] = total(sums[n / Queries][n % Queries]);
     }
     for (int q = 0; q < Queries; ++q) {
       F32 value = load(values[q]);
       if (Shifted) value = subtract(value, multiply(load(a.terms + row), broadcast(a.factors[q])));
       const uint32_t mask = not_below(value, broadcast(a.thresholds[q]));
-      if (__builtin_expect(mask != 0, 0)) out = emit(mask, value, q, 0, row, 1, out);
+      if (__builtin_expect(mask != 0, 0))
+        append(passed, mask, value, static_cast<uint32_t>(q << 16 | row), 1);
     }
   }
-  return out - a.survivors;
+  return passed.values - a.values;
 }
 
 template <bool Shifted>

@@ -32,6 +32,7 @@ inline F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
 inline F32 subtract(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
 inline F32 multiply(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
 inline F32 multiply_add(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
+inline F32 larger(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 inline float sum(F32 v) { return _mm512_reduce_add_ps(v); }
 // Bit i is set where !(v[i] < t[i]): NaN on either side counts as not below.
 inline uint32_t not_below(F32 v, F32 t) { return _mm512_cmp_ps_mask(v, t, _CMP_NLT_UQ); }
@@ -76,6 +77,7 @@ inline F32 add(F32 a, F32 b) { return _mm256_add_ps(a, b); }
 inline F32 subtract(F32 a, F32 b) { return _mm256_sub_ps(a, b); }
 inline F32 multiply(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
 inline F32 multiply_add(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
+inline F32 larger(F32 a, F32 b) { return _mm256_max_ps(a, b); }
 inline float sum(F32 v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -135,6 +137,7 @@ inline F32 add(F32 a, F32 b) { return a + b; }
 inline F32 subtract(F32 a, F32 b) { return a - b; }
 inline F32 multiply(F32 a, F32 b) { return a * b; }
 inline F32 multiply_add(F32 a, F32 b, F32 c) { return a * b + c; }
+inline F32 larger(F32 a, F32 b) { return a > b ? a : b; }
 inline float sum(F32 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline uint32_t not_below(F32 v, F32 t) {
   const auto below = v < t;  // lanes of 0 or -1

@@ -65,7 +65,8 @@ void leave_scan() { std::memset(software_tiles, 0xFF, sizeof software_tiles); }
 
 // sums[t] = 16 x 16 inner products: items 16 (t / Vectors) .., queries 16 (t % Vectors) ...
 template <int Vectors>
-inline void tile_block(const uint16_t* items, const uint16_t* panel, int64_t depth, float (*sums)[256]) {
+inline void tile_block(const uint16_t* items, const uint16_t* panel, int64_t depth,
+                       float (*sums)[kTileRows][kLanes]) {
   const int64_t item_stride = depth * 2, panel_stride = Vectors * 64;
   tile_clear(0);
   tile_clear(2);
@@ -97,24 +98,26 @@ inline void tile_block(const uint16_t* items, const uint16_t* panel, int64_t dep
 template <bool Shifted, int Vectors>
 int64_t screen_panel(const ScreenArguments& a) {
   static_assert(kBlockRows % (2 * kTileRows) == 0, "blocks are whole tiles");
-  Survivor* out = a.survivors;
-  alignas(64) float sums[2 * Vectors][256];
+  Passed passed{a.positions, a.values};
+  alignas(64) float sums[2 * Vectors][kTileRows][kLanes];
   for (int64_t row = 0; row < a.rows; row += 2 * kTileRows) {
     for (int i = 0; i < 2 * kTileRows; ++i) prefetch_next(a, row + i);
     tile_block<Vectors>(a.items + row * a.depth, a.panel, a.depth, sums);
     for (int t = 0; t < 2 * Vectors; ++t) {
       const int vector = t % Vectors;
       const int64_t first = row + t / Vectors * kTileRows;
-      if (!Shifted) {
-        F32 best = load(sums[t]);
-        for (int i = 1; i < kTileRows; ++i) best = maximum(best, load(sums[t] + i * kLanes));
-        if (__builtin_expect(not_below(best, load(a.thresholds + vector * kLanes)) == 0, 1)) continue;
+      const F32 factors = Shifted ? load(a.factors + vector * kLanes) : zero();
+      F32 best = broadcast(-__builtin_inff());
+      for (int i = 0; i < kTileRows; ++i) {
+        const F32 value = load(sums[t][i]);
+        best =
+            larger(best, Shifted ? subtract(value, multiply(broadcast(a.terms[first + i]), factors)) : value);
       }
-      for (int i = 0; i < kTileRows; ++i)
-        out = screen_row<Shifted>(a, load(sums[t] + i * kLanes), first + i, vector, out);
+      if (__builtin_expect(not_below(best, load(a.thresholds + vector * kLanes)) == 0, 1)) continue;
+      report<Shifted, kTileRows>(a, sums[t], first, vector, passed);
     }
   }
-  return out - a.survivors;
+  return passed.values - a.values;
 }
 
 }  // namespace
