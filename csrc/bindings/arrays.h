@@ -57,6 +57,14 @@ inline Metric metric_of(const std::string& name) {
   throw py::value_error("metric: '" + name + "'; expected 'dot', 'cosine' or 'euclidean'");
 }
 
+inline Path path_of(const std::string& name) {
+  if (name == "auto") return Path::automatic;
+  if (name == "exact") return Path::exact;
+  if (name == "rows") return Path::rows;
+  if (name == "panels") return Path::panels;
+  throw py::value_error("path: '" + name + "'; expected 'auto', 'exact', 'rows' or 'panels'");
+}
+
 inline bool interrupted() {
   const py::gil_scoped_acquire gil;
   return PyErr_CheckSignals() != 0;

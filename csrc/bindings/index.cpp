@@ -55,7 +55,7 @@ Index remove(const Index& index, const Rows& rows) {
 }
 
 py::tuple search(const Index& index, const Floats& queries, int64_t k, const std::optional<Pattern>& exclude,
-                 const std::optional<Mask>& allowed, int threads) {
+                 const std::optional<Mask>& allowed, int threads, const std::string& path) {
   const auto q = matrix("queries", queries);
   check_k(k, index.present());
   py::array_t<int64_t> ids({q.rows, k});
@@ -64,7 +64,7 @@ py::tuple search(const Index& index, const Floats& queries, int64_t k, const std
   const auto scores_out = writable(scores);
   run(threads, [&](const Context& context) {
     return index.search(q, k, pattern(exclude, index.rows()), mask(allowed, index.rows()), ids_out,
-                        scores_out, context);
+                        scores_out, path_of(path), context);
   });
   return py::make_tuple(ids, scores);
 }
@@ -161,7 +161,7 @@ void bind_index(py::module_& module) {
       .def("update", update, py::arg("rows"), py::arg("vectors"), py::arg("threads"))
       .def("remove", remove, py::arg("rows"))
       .def("search", search, py::arg("queries").noconvert(), py::arg("k"), py::arg("exclude"),
-           py::arg("allowed"), py::arg("threads"))
+           py::arg("allowed"), py::arg("threads"), py::arg("path") = "auto")
       .def("block", block, py::arg("number"))
       .def("description", description)
       .def_property_readonly("rows", &Index::rows)

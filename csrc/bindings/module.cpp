@@ -3,6 +3,7 @@
 #include "core/random.h"
 #include "cpu/instruction_sets.h"
 #include "cpu/operations.h"
+#include "cpu/topk.h"
 
 using namespace salience;
 using namespace salience::bindings;
@@ -18,7 +19,7 @@ py::array_t<float> similarity(const Floats& a, const Floats& b, const std::strin
 
 py::tuple topk(const Floats& queries, const py::array& items, const std::string& type, int64_t k,
                const std::string& metric, const std::optional<Pattern>& exclude,
-               const std::optional<Mask>& allowed, int threads) {
+               const std::optional<Mask>& allowed, int threads, const std::string& path) {
   const auto q = matrix("queries", queries);
   const Elements x = elements("items", items, type);
   check_k(k, x.rows);
@@ -31,9 +32,22 @@ py::tuple topk(const Floats& queries, const py::array& items, const std::string&
                                 pattern(exclude, x.rows),
                                 mask(allowed, x.rows),
                                 writable(ids),
-                                writable(scores)};
+                                writable(scores),
+                                path_of(path)};
   run(threads, [&](const Context& context) { return cpu::topk(arguments, context); });
   return py::make_tuple(ids, scores);
+}
+
+py::tuple probe(const Floats& queries, const Floats& items, const std::string& metric,
+                const std::string& path) {
+  const auto q = matrix("queries", queries), x = matrix("items", items);
+  py::array_t<double> values({q.rows, x.rows}), errors({q.rows, x.rows}), offsets(q.rows), norms(q.rows);
+  const SimilarityArguments arguments{q, x, metric_of(metric), {}};
+  run(1, [&](const Context&) {
+    return cpu::probe(arguments, path_of(path), values.mutable_data(), errors.mutable_data(),
+                      offsets.mutable_data(), norms.mutable_data());
+  });
+  return py::make_tuple(values, errors, offsets, norms);
 }
 
 template <class T>
@@ -150,7 +164,10 @@ PYBIND11_MODULE(_core, module) {
   module.def("similarity", similarity, py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("metric"),
              py::arg("threads"));
   module.def("topk", topk, py::arg("queries").noconvert(), py::arg("items").noconvert(), py::arg("type"),
-             py::arg("k"), py::arg("metric"), py::arg("exclude"), py::arg("allowed"), py::arg("threads"));
+             py::arg("k"), py::arg("metric"), py::arg("exclude"), py::arg("allowed"), py::arg("threads"),
+             py::arg("path") = "auto");
+  module.def("probe_screening", probe, py::arg("queries").noconvert(), py::arg("items").noconvert(),
+             py::arg("metric"), py::arg("path"));
   module.def("select", select<float>, py::arg("scores").noconvert(), py::arg("k"), py::arg("threads"));
   module.def("select", select<double>, py::arg("scores").noconvert(), py::arg("k"), py::arg("threads"));
   module.def("gramian", gramian, py::arg("factors").noconvert(), py::arg("threads"));

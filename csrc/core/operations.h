@@ -35,6 +35,14 @@ struct SimilarityArguments {
   Matrix<float> out;
 };
 
+// How a search is done; the answer is the same.
+enum class Path {
+  automatic,  // chosen by shape
+  exact,      // score everything canonically: tiny problems, k near n
+  rows,       // 16-bit matrix-vector products: a few queries
+  panels,     // 16-bit matrix products: many
+};
+
 // For each query the k best items by canonical score, in order.
 //   queries: (m, d), items: (n, d); ids, scores: (m, k), k <= n. Items in 16-bit types count as the
 //   float32 numbers they stand for, and are never copied whole into float32.
@@ -53,6 +61,7 @@ struct TopKArguments {
   const uint8_t* allowed = nullptr;
   Matrix<int64_t> ids;
   Matrix<float> scores;
+  Path path = Path::automatic;
 };
 
 // The k largest entries of each row of a given score matrix, in order; T is float or double.

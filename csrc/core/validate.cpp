@@ -103,7 +103,7 @@ Status validate(const SimilarityArguments& arguments) {
 }
 
 Status validate(const TopKArguments& arguments) {
-  const auto& [queries, items, k, metric, exclude, allowed, ids, scores] = arguments;
+  const auto& [queries, items, k, metric, exclude, allowed, ids, scores, path] = arguments;
   SALIENCE_RETURN_IF_ERROR(expect_same_width("items", items, "queries", queries));
   SALIENCE_RETURN_IF_ERROR(expect_item_count("items", items.rows));
   SALIENCE_RETURN_IF_ERROR(expect_k(k, "items", items.rows));

@@ -190,7 +190,7 @@ Status Index::restore(const Stored& stored, const Context& context, Index& out) 
 }
 
 Status Index::search(const Matrix<const float>& queries, int64_t k, const Csr& exclude,
-                     const uint8_t* allowed, Matrix<int64_t> ids, Matrix<float> scores,
+                     const uint8_t* allowed, Matrix<int64_t> ids, Matrix<float> scores, Path path,
                      const Context& context) const {
   const TopKArguments shapes{queries, {nullptr, catalogue_.type, rows(), catalogue_.columns, 0},
                              k,       catalogue_.metric,
@@ -205,7 +205,7 @@ Status Index::search(const Matrix<const float>& queries, int64_t k, const Csr& e
   } else if (flags_ != nullptr) {
     allowed = flags_->data();
   }
-  return cpu::search({catalogue_, queries, k, exclude, allowed, ids, scores}, context);
+  return cpu::search({catalogue_, queries, k, exclude, allowed, ids, scores, path}, context);
 }
 
 int64_t Index::bytes() const {

@@ -41,7 +41,7 @@ class Index {
 
   // As search of topk.h; filters refer to rows() items, and k is at most present().
   Status search(const Matrix<const float>& queries, int64_t k, const Csr& exclude, const uint8_t* allowed,
-                Matrix<int64_t> ids, Matrix<float> scores, const Context& context) const;
+                Matrix<int64_t> ids, Matrix<float> scores, Path path, const Context& context) const;
 
   const Catalogue& catalogue() const { return catalogue_; }
   int64_t rows() const { return catalogue_.rows; }

@@ -91,6 +91,7 @@ class Reservoir {
  public:
   explicit Reservoir(int64_t k) : k_(static_cast<size_t>(k)), capacity_(k_ + std::max<size_t>(64, k_)) {}
 
+  size_t k() const { return k_; }
   bool full() const { return bounded_; }
   Key bound() const { return bound_; }
   size_t fresh() const { return keys_.size() - settled_; }

@@ -7,7 +7,7 @@ namespace salience::cpu {
 namespace {
 
 constexpr int64_t kRescoreBatch = 64;
-constexpr int64_t kLeastLimit = 4096;  // survivors of one query before they are rescored early
+constexpr int64_t kLeastLimit = 1024;  // survivors of one query before they are rescored early
 
 int64_t survivor_limit(int64_t k) { return std::max(16 * k, kLeastLimit); }
 
@@ -165,28 +165,14 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
 
 void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next) {
   if (!packed.irregular.empty()) score_irregular(block, packed);
-  const int64_t depth = catalogue_.depth();
-  const bool few = request_.path == Path::rows;
   for (int64_t first = 0; first < count_; first += panel_lanes_) {
     const int64_t lanes = std::min(panel_lanes_, count_ - first);
-    if (!set_thresholds(first, lanes, packed)) continue;
-    const bool euclidean = catalogue_.metric == Metric::euclidean;
-    const ScreenArguments arguments{packed.data,
-                                    packed.rows,
-                                    depth,
-                                    panels_.data() + first * depth,
-                                    lanes,
-                                    thresholds_.data(),
-                                    euclidean ? packed.terms.data() : nullptr,
-                                    factors_.data(),
-                                    next,
-                                    found_.data(),
-                                    values_.data()};
+    if (!set_thresholds(first, packed)) continue;
+    const int64_t found = screen_panel(first, lanes, packed, next);
     next = nullptr;
-    const int64_t found = few ? kernels().screen_few(arguments) : kernels().screen(arguments);
     for (int64_t n = 0; n < found; ++n) {
-      const uint32_t found_at = found_[static_cast<size_t>(n)];
-      const int64_t lane = found_at >> 16, row = found_at & 0xFFFF;
+      const uint32_t place = found_[static_cast<size_t>(n)];
+      const int64_t lane = place >> 16, row = place & 0xFFFF;
       if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
       const double unit = scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
       const double error = errors_[static_cast<size_t>(lane)];
@@ -196,14 +182,63 @@ void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uin
   }
 }
 
+// Leaves in found_ and values_ what passes the thresholds.
+int64_t GroupScan::screen_panel(int64_t first, int64_t lanes, const PackedBlock& packed,
+                                const uint16_t* next) {
+  const bool euclidean = catalogue_.metric == Metric::euclidean;
+  const ScreenArguments arguments{packed.data,
+                                  packed.rows,
+                                  catalogue_.depth(),
+                                  panels_.data() + first * catalogue_.depth(),
+                                  lanes,
+                                  thresholds_.data(),
+                                  euclidean ? packed.terms.data() : nullptr,
+                                  factors_.data(),
+                                  next,
+                                  found_.data(),
+                                  values_.data()};
+  return request_.path == Path::rows ? kernels().screen_few(arguments) : kernels().screen(arguments);
+}
+
+void GroupScan::probe(double* values, double* errors, double* offsets, double* norms) {
+  const TileRegisters registers;
+  encode_queries();
+  const int64_t blocks = catalogue_.blocks(), items = catalogue_.rows;
+  PackedMemory memory(kBlockRows * catalogue_.depth());
+  PackedBlock packed;
+  for (int64_t q = 0; q < count_; ++q) {
+    offsets[q] = queries_[static_cast<size_t>(q)].offset;
+    norms[q] = queries_[static_cast<size_t>(q)].encoded.norm;
+  }
+  std::fill(values, values + count_ * items, 0.0);
+  std::fill(errors, errors + count_ * items, ScreeningBound::kInfinity);
+  for (int64_t block = 0; block < blocks; ++block) {
+    pack_block(catalogue_, block, rows_, memory.data(), packed);
+    for (int64_t first = 0; first < count_; first += panel_lanes_) {
+      const int64_t lanes = std::min(panel_lanes_, count_ - first);
+      set_thresholds(first, packed);
+      const int64_t found = screen_panel(first, lanes, packed, nullptr);
+      for (int64_t n = 0; n < found; ++n) {
+        const uint32_t place = found_[static_cast<size_t>(n)];
+        const int64_t lane = place >> 16, row = place & 0xFFFF;
+        if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
+        if (queries_[static_cast<size_t>(first + lane)].exhaustive) continue;
+        const int64_t pair = (first + lane) * items + block * kBlockRows + row;
+        values[pair] = static_cast<double>(values_[static_cast<size_t>(n)]) *
+                       scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
+        errors[pair] = errors_[static_cast<size_t>(lane)];
+      }
+    }
+  }
+}
+
 // Thresholds of one panel against one block, in units of the computed values. False where no item of the
 // block can reach any query's level.
-bool GroupScan::set_thresholds(int64_t first, int64_t lanes, const PackedBlock& packed) {
+bool GroupScan::set_thresholds(int64_t first, const PackedBlock& packed) {
   const Encoded& block = packed.encoded;
   const bool euclidean = catalogue_.metric == Metric::euclidean;
   const double inverse_scale = 1.0 / block.scale, reach = block.norm + block.residual;
-  const double squared =
-      lanes > 0 && euclidean ? queries_[static_cast<size_t>(first)].coefficients.squared_norm : 0.0;
+  const double squared = euclidean ? bound_.squared_norm_coefficient() : 0.0;
   const double shared = squared * block.norm * block.norm;
   int reachable = 0;
   for (int64_t lane = 0; lane < panel_lanes_; ++lane) {

@@ -6,17 +6,12 @@
 #include "cpu/canonical_queries.h"
 #include "cpu/catalogue.h"
 #include "cpu/ranking.h"
+#include "cpu/topk.h"
 
 namespace salience::cpu {
 
 using Ranking = Rank<float>;
 using Key = Ranking::Key;
-
-enum class Path {
-  exact,   // score everything canonically: tiny problems, k near n
-  rows,    // 16-bit matrix-vector products: a few queries
-  panels,  // 16-bit matrix products: many
-};
 
 // What is asked, the same for all groups.
 struct Request {
@@ -53,6 +48,11 @@ class GroupScan {
   // Offers every item of blocks begin .. end; once per object.
   void scan(int64_t begin, int64_t end, Worker& worker);
 
+  // For tests of the bound: what the scan computes for every pair instead of scanning, and how far off it
+  // may be (infinite where a pair is always scored exactly).
+  //   values, errors: count x items, in terms of S; offsets, norms: count.
+  void probe(double* values, double* errors, double* offsets, double* norms);
+
   // The k best of what was scanned for query first + q, in no order.
   const std::vector<Key>& best(int64_t q) const { return best_[static_cast<size_t>(q)].keys(); }
 
@@ -72,7 +72,8 @@ class GroupScan {
   void pack_panels(const std::vector<uint16_t>& rows);
   void screen(int64_t begin, int64_t end, Worker& worker);
   void screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next);
-  bool set_thresholds(int64_t first_lane, int64_t lanes, const PackedBlock& packed);
+  bool set_thresholds(int64_t first, const PackedBlock& packed);
+  int64_t screen_panel(int64_t first, int64_t lanes, const PackedBlock& packed, const uint16_t* next);
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
   double error_at(const Query& query, int64_t position) const;

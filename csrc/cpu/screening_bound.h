@@ -79,10 +79,13 @@ class ScreeningBound {
     if (metric_ == Metric::euclidean) {
       c.constant += kSquareRounding * query.norm * query.norm + kTiny * query.norm;
       c.norm += 2.0 * kSquareRounding * query.norm + kTiny;
-      c.squared_norm = kSquareRounding;
     }
+    c.squared_norm = squared_norm_coefficient();
     return c;
   }
+
+  // Of ErrorCoefficients: the same for every query.
+  double squared_norm_coefficient() const { return metric_ == Metric::euclidean ? kSquareRounding : 0.0; }
 
   // The level that a lower bound on k items' S stands for. Scores beyond fp32 are infinite and tie.
   double level_of_screened(double lower, double offset, double query_norm) const {

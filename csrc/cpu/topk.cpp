@@ -132,7 +132,9 @@ Status search(const SearchArguments& arguments, const Context& context) {
   // Where several groups will read them, blocks are packed once instead of by each group.
   Catalogue once;
   PackedCopy copy;
-  request.path = choose_path(*request.catalogue, arguments.queries.rows, arguments.k);
+  request.path = arguments.path;
+  if (arguments.path == Path::automatic)
+    request.path = choose_path(*request.catalogue, arguments.queries.rows, arguments.k);
   if (request.path != Path::exact && request.catalogue->packed.empty()) {
     once = *request.catalogue;
     if (arguments.queries.rows > kQueryGroup) {
@@ -145,11 +147,27 @@ Status search(const SearchArguments& arguments, const Context& context) {
   return scan_all(arguments, request, context);
 }
 
+Status probe(const SimilarityArguments& arguments, Path path, double* values, double* errors, double* offsets,
+             double* norms) {
+  const Matrix<const float>& items = arguments.b;
+  Catalogue catalogue = view_of(
+      {items.data, ElementType::float32, items.rows, items.columns, items.row_stride}, arguments.metric);
+  choose_centre(catalogue);
+  Request request;
+  request.catalogue = &catalogue;
+  request.queries = arguments.a;
+  request.k = 1;
+  request.path = path;
+  return parallel_for({1, {}}, 1, 1, [&](int64_t, Worker&) {
+    GroupScan(request, 0, arguments.a.rows).probe(values, errors, offsets, norms);
+  });
+}
+
 Status topk(const TopKArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
   const Catalogue catalogue = view_of(arguments.items, arguments.metric);
   return search({catalogue, arguments.queries, arguments.k, arguments.exclude, arguments.allowed,
-                 arguments.ids, arguments.scores},
+                 arguments.ids, arguments.scores, arguments.path},
                 context);
 }
 

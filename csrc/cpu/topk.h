@@ -15,8 +15,14 @@ struct SearchArguments {
   const uint8_t* allowed = nullptr;
   Matrix<int64_t> ids;
   Matrix<float> scores;
+  Path path = Path::automatic;
 };
 
 Status search(const SearchArguments& arguments, const Context& context);
+
+// What the 16-bit scan computes for every pair of `arguments`, and how far off it may be: see
+// GroupScan::probe. For tests.
+Status probe(const SimilarityArguments& arguments, Path path, double* values, double* errors, double* offsets,
+             double* norms);
 
 }  // namespace salience::cpu

@@ -317,6 +317,10 @@ class ALS(VectorModel):
             self._serving = np.hstack([self.item_factors_, ones, self.item_biases_[:, None]])
         else:
             self._serving = self.item_factors_
+        # A change in place would go unnoticed by the packed copies that serve recommendations.
+        for factors in (self.user_factors_, self.item_factors_, self._serving):
+            factors.flags.writeable = False
+        self._forget_indexes()
 
     def fold_in(self, interactions: Any) -> Float32:
         """Compute factors of new users from their interactions with the known items.

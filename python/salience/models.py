@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 from salience import _arrays, _storage
 from salience.interactions import IdMap, Interactions, as_interactions, make_frame
-from salience.similarity import Metric, topk
+from salience.similarity import Index, Metric
 
 Float32 = npt.NDArray[np.float32]
 
@@ -84,8 +84,8 @@ class Recommender(Protocol):
 class VectorModel:
     """A recommender whose score is an inner product of a user's and an item's vector.
 
-    Subclasses set ``user_map``, ``item_map``, ``_seen`` (training interactions) and provide
-    ``_query_vectors(rows)`` and ``_item_vectors()``.
+    Subclasses set ``user_map``, ``item_map``, ``_seen`` (training interactions), provide
+    ``_query_vectors(rows)`` and ``_item_vectors()``, and call ``_forget_indexes()`` when those change.
     """
 
     user_map: IdMap
@@ -98,6 +98,19 @@ class VectorModel:
 
     def _item_vectors(self) -> Float32:
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_indexes": {}}  # packed copies are made again where they are needed
+
+    def _forget_indexes(self) -> None:
+        self._indexes: dict[tuple[str, Metric], Index] = {}
+
+    def _index(self, name: str, metric: Metric, vectors: Callable[[], Float32]) -> Index:
+        """Pack vectors for search when they are first searched."""
+        found = self._indexes.get((name, metric))
+        if found is None:
+            found = self._indexes[name, metric] = Index.borrow(vectors(), metric=metric, threads=self.threads)
+        return found
 
     def _require_fitted(self) -> None:
         if not hasattr(self, "_seen"):
@@ -188,11 +201,13 @@ class VectorModel:
         import scipy.sparse as sp
 
         itself = sp.csr_matrix((np.ones(len(rows)), rows, np.arange(len(rows) + 1)), shape=(len(rows), len(vectors)))
-        found, scores = _padded_topk(vectors[rows], vectors, k, metric=metric, exclude=itself, threads=self.threads)
+        index = self._index(f"similar {name}", metric, lambda: vectors)
+        found, scores = _padded_search(index, vectors[rows], k, exclude=itself, threads=self.threads)
         return Recommendations(ids.ids_of(found), found, scores, ids.ids[rows], name)
 
     def _search(self, queries: Float32, k: int, **filters: Any) -> tuple[npt.NDArray[np.int64], Float32]:
-        return _padded_topk(queries, self._item_vectors(), k, threads=self.threads, **filters)
+        index = self._index("item", "dot", self._item_vectors)
+        return _padded_search(index, queries, k, threads=self.threads, **filters)
 
     def _item_filter(self, ids: Any, argument: str) -> Any:
         if ids is None:
@@ -201,15 +216,16 @@ class VectorModel:
         return array if array.dtype == np.bool_ else self.item_map.rows(array, argument=argument)
 
 
-def _padded_topk(queries: Float32, items: Float32, k: int, **options: Any) -> tuple[npt.NDArray[np.int64], Float32]:
-    """Top-k where ``k`` may exceed the number of items."""
+def _padded_search(index: Index, queries: Float32, k: int, **options: Any) -> tuple[npt.NDArray[np.int64], Float32]:
+    """Search where ``k`` may exceed the number of items."""
     k = _arrays.whole(k, argument="k", least=1)
+    reachable = min(k, len(index))
+    if reachable == k and len(queries):
+        return index.search(queries, k, **options)
     ids = np.full((len(queries), k), -1)
-    worst = np.inf if options.get("metric") == "euclidean" else -np.inf
-    scores = np.full((len(queries), k), worst, np.float32)
-    reachable = min(k, len(items))
+    scores = np.full((len(queries), k), np.inf if index.metric == "euclidean" else -np.inf, np.float32)
     if reachable and len(queries):
-        ids[:, :reachable], scores[:, :reachable] = topk(queries, items, reachable, **options)
+        ids[:, :reachable], scores[:, :reachable] = index.search(queries, reachable, **options)
     return ids, scores
 
 
@@ -228,6 +244,7 @@ class Popularity(VectorModel):
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
         counts = np.bincount(data.matrix.indices, minlength=data.shape[1])
         self.counts_ = counts.astype(np.float32)
+        self._forget_indexes()
         if progress is not None:
             progress(1, 1)
         return self

@@ -173,10 +173,31 @@ class Index:
         array, kind = _arrays.elements(items, argument="items")
         self._start(_core.Index.build(array, kind, self._metric, self._threads))
 
+    @classmethod
+    def borrow(cls, items: Any, *, metric: Metric = "dot", threads: int | None = None) -> Self:
+        """Make an index that keeps a reference to ``items`` instead of a copy: they must not change."""
+        index = cls.__new__(cls)
+        index._metric, index._threads = _metric(metric), _arrays.thread_count(threads)
+        array, kind = _arrays.elements(items, argument="items")
+        index._start(_core.Index.restore(array, kind, index._metric, {}, index._threads))
+        return index
+
     def _start(self, state: _core.Index) -> None:
         self._state = state  # immutable: changes put another in its place
         self._changes = threading.Lock()
         _indexes.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state, parts = self._state, self._state.description()
+        rows = [np.zeros(0, np.uint8), *(state.block(b)[0] for b in range(state.blocks))]
+        items = np.concatenate(rows).view(_STORED_AS[state.type]).reshape(state.rows, state.columns)
+        present = {"present": parts["present"]} if "present" in parts else {}
+        return {"items": items, "type": state.type, "metric": self._metric, "threads": self._threads, **present}
+
+    def __setstate__(self, held: dict[str, Any]) -> None:
+        self._metric, self._threads = held["metric"], held["threads"]
+        parts = {"present": held["present"]} if "present" in held else {}
+        self._start(_core.Index.restore(held["items"], held["type"], self._metric, parts, self._threads))
 
     def __len__(self) -> int:
         return self._state.present
@@ -331,6 +352,9 @@ if hasattr(os, "register_at_fork"):
 _FILE_TYPES = {
     "float64": "F64", "int64": "I64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
 }  # fmt: skip
+
+
+_STORED_AS = {"float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
 
 
 def _item_rows(rows: Any, state: _core.Index) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import reference
 import salience
+from salience import _arrays, _core
 
 METRICS = ("dot", "cosine", "euclidean")
 
@@ -46,27 +48,47 @@ def vectors(random, rows, columns, kind):
 KINDS = ("plain", "ties", "huge", "tiny", "special", "close", "zeros")
 
 
+PATHS = ("auto", "exact", "rows", "panels")
+
+
+def drawn_filters(random, queries, items):
+    """Draw filters, and the mask of what they leave out."""
+    excluded = random.random((queries, items)) < random.choice([0.01, 0.5, 1.0])
+    denied = random.random(items) < random.choice([0.0, 0.3, 0.95])
+    rows, columns = np.nonzero(excluded)
+    shuffled = random.permutation(len(rows))
+    pattern = sp.csr_array((np.ones(len(rows)), (rows[shuffled], columns[shuffled])), (queries, items))
+    return pattern, ~denied, excluded | denied
+
+
+def by_path(q, x, k, metric, path, threads, pattern=None, allowed=None, packed=False):
+    """Top-k by one of the ways that topk and Index choose among."""
+    exclude = None if pattern is None else _arrays.exclusion_pattern(pattern, len(q), len(x))
+    array, kind = _arrays.elements(x, argument="items")
+    if packed:
+        return _core.Index.build(array, kind, metric, threads).search(q, k, exclude, allowed, threads, path)
+    return _core.topk(q, array, kind, k, metric, exclude, allowed, threads, path)
+
+
 @given(
     seed=st.integers(0, 2**32 - 1), queries=st.integers(0, 40), items=st.integers(1, 700),
     columns=st.integers(0, 70), kind=st.sampled_from(KINDS), metric=st.sampled_from(METRICS),
-    k=st.integers(1, 40), filtered=st.booleans(), threads=st.sampled_from([None, 1, 2, 3]),
+    k=st.integers(1, 40), filtered=st.booleans(), threads=st.sampled_from([0, 1, 2, 3, 4]),
+    path=st.sampled_from(PATHS), packed=st.booleans(), dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
-def test_topk_is_the_oracle(seed, queries, items, columns, kind, metric, k, filtered, threads):
+@settings(max_examples=300, deadline=None)
+def test_topk_is_the_oracle(seed, queries, items, columns, kind, metric, k, filtered, threads, path, packed, dtype):
     random = np.random.default_rng(seed)
     q, x = vectors(random, queries, columns, kind), vectors(random, items, columns, kind)
+    if dtype != "float32":
+        with np.errstate(all="ignore"):
+            x = x.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16)
     k = min(k, items)
-    filters, excluded = {}, None
+    pattern = allowed = excluded = None
     if filtered:
-        excluded = random.random((queries, items)) < random.choice([0.01, 0.5, 1.0])
-        denied = random.random(items) < random.choice([0.0, 0.3, 0.95])
-        rows, columns_out = np.nonzero(excluded)
-        shuffled = random.permutation(len(rows))
-        pattern = sp.csr_array((np.ones(len(rows)), (rows[shuffled], columns_out[shuffled])), (queries, items))
-        filters = {"exclude": pattern, "allow": np.flatnonzero(~denied)}
-        excluded = excluded | denied
-    found = salience.topk(q, x, k, metric=metric, threads=threads, **filters)
-    expected = reference.topk(q, x, k, metric, excluded)
+        pattern, allowed, excluded = drawn_filters(random, queries, items)
+    found = by_path(q, x, k, metric, path, threads, pattern, allowed, packed)
+    expected = reference.topk(q, x.astype(np.float32), k, metric, excluded)
     assert np.array_equal(found[0], expected[0])
     assert same(found[1], expected[1])
 
@@ -78,9 +100,71 @@ def test_large_scans_in_many_blocks_and_ranges(metric, kind):
     q, x = vectors(random, 20, 24, kind), vectors(random, 30000, 24, kind)
     expected = reference.topk(q, x, 25, metric)
     for threads in (1, 2, 3):
-        ids, scores = salience.topk(q, x, 25, metric=metric, threads=threads)
-        assert np.array_equal(ids, expected[0])
-        assert same(scores, expected[1])
+        for path in ("rows", "panels"):
+            ids, scores = by_path(q, x, 25, metric, path, threads, packed=threads == 2)
+            assert np.array_equal(ids, expected[0])
+            assert same(scores, expected[1])
+
+
+def clustered(random, rows, columns):
+    """Draw vectors so near each other that 16 bits cannot tell many of them apart."""
+    return (random.standard_normal((1, columns)) + 1e-5 * random.standard_normal((rows, columns))).astype(np.float32)
+
+
+CROWDS = {
+    "all equal": lambda random, rows, columns: np.ones((rows, columns), np.float32),
+    "all zero": lambda random, rows, columns: np.zeros((rows, columns), np.float32),
+    "half zero": lambda random, rows, columns: vectors(random, rows, columns, "zeros"),
+    "few values": lambda random, rows, columns: random.integers(0, 2, (rows, columns)).astype(np.float32),
+    "clustered": clustered,
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_crowds_that_the_bound_cannot_part(crowd, metric):
+    random = np.random.default_rng(3)
+    x = CROWDS[crowd](random, 20000, 12)
+    q = np.concatenate([vectors(random, 4, 12, "plain"), x[:1], np.zeros((1, 12), np.float32)])
+    excluded = random.random((len(q), len(x))) < 0.2
+    rows, columns = np.nonzero(excluded)
+    pattern = sp.csr_array((np.ones(len(rows)), (rows, columns)), excluded.shape)
+    for k in (1, 30):
+        for path in ("rows", "panels"):
+            expected = reference.topk(q, x, k, metric, excluded)
+            found = by_path(q, x, k, metric, path, 2, pattern, packed=True)
+            assert np.array_equal(found[0], expected[0])
+            assert same(found[1], expected[1])
+
+
+@pytest.mark.parametrize("k", [2400, 2999, 3000])
+def test_k_near_the_number_of_items(k):
+    random = np.random.default_rng(4)
+    q, x = vectors(random, 3, 5, "ties"), vectors(random, 3000, 5, "ties")
+    expected = reference.topk(q, x, k)
+    for path in PATHS:
+        found = by_path(q, x, k, "dot", path, 2)
+        assert np.array_equal(found[0], expected[0])
+        assert same(found[1], expected[1])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.2, 0.9])
+def test_filters_of_many_items(share):
+    random = np.random.default_rng(5)
+    q, x = vectors(random, 300, 16, "plain"), vectors(random, 9000, 16, "plain")
+    allowed = random.random(len(x)) < share
+    excluded = random.random((len(q), len(x))) < 0.4  # thousands for every query
+    rows, columns = np.nonzero(excluded)
+    pattern = sp.csr_array((np.ones(len(rows)), (rows, columns)), excluded.shape)
+    expected = reference.topk(q, x, 20, "dot", excluded | ~allowed)
+    index = salience.Index(x)
+    for found in (
+        salience.topk(q, x, 20, exclude=pattern, allow=allowed),
+        salience.topk(q, x, 20, exclude=pattern, deny=np.flatnonzero(~allowed)),
+        index.search(q, 20, exclude=pattern, allow=np.flatnonzero(allowed)),
+    ):
+        assert np.array_equal(found[0], expected[0])
+        assert same(found[1], expected[1])
 
 
 @given(
@@ -107,6 +191,29 @@ def test_select_is_the_oracle(seed, rows, columns, k, kind, dtype):
     assert np.array_equal(found[1], expected[1], equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "order", ["random", "ascending", "descending", "best in a cluster", "mostly NaN", "equal", "few"]
+)
+def test_select_of_long_rows(order, dtype):
+    random = np.random.default_rng(0)
+    scores = random.standard_normal((3, 200_000)).astype(dtype)
+    if order in ("ascending", "descending"):
+        scores = np.sort(scores, axis=1)[:, :: 1 if order == "ascending" else -1]
+    elif order == "best in a cluster":
+        scores[:, 777:790] += 100  # between the runs that are sampled
+    elif order == "mostly NaN":
+        scores[random.random(scores.shape) < 0.9999] = np.nan
+    elif order == "equal":
+        scores[:] = -1
+    elif order == "few":
+        scores = np.where(random.random(scores.shape) < 1e-4, scores, dtype(-np.inf))
+    for k in (1, 15, 300):
+        found, expected = salience.select(scores, k), reference.select(scores, k)
+        assert np.array_equal(found[0], expected[0])
+        assert np.array_equal(found[1], expected[1], equal_nan=True)
+
+
 def test_layouts_and_types_that_float32_holds():
     random = np.random.default_rng(0)
     q, x = vectors(random, 9, 20, "plain"), vectors(random, 300, 20, "plain")
@@ -129,19 +236,6 @@ def test_unsorted_and_repeated_exclusions():
     pattern = sp.csr_matrix((np.ones(4), np.array([9, 2, 9, 8], np.int64), np.array([0, 4], np.int64)), (1, 10))
     assert salience.topk(q, x, 3, exclude=pattern)[0].tolist() == [[7, 6, 5]]
     assert salience.topk(q, x, 2, allow=[])[0].tolist() == [[-1, -1]]
-
-
-def test_index_follows_updates():
-    random = np.random.default_rng(0)
-    x = vectors(random, 50, 8, "plain")
-    index = salience.Index(x[:40], metric="cosine")
-    assert index.add(x[40:]).tolist() == list(range(40, 50))
-    index.update([3, 4], x[[4, 3]])
-    x[[3, 4]] = x[[4, 3]]
-    assert len(index) == 50
-    found, expected = index.search(x, 5), salience.topk(x, x, 5, metric="cosine")
-    assert np.array_equal(found[0], expected[0])
-    assert same(found[1], expected[1])
 
 
 DIGEST = """
