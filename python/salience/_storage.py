@@ -133,7 +133,7 @@ def stream_tensors(path: str | Path, tensors: dict[str, Streamed], *, kind: str,
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             for piece in tensor.pieces:
-                file.write(memoryview(piece).cast("B") if piece.size else b"")
+                file.write(piece.tobytes())
 
 
 def map_tensors(path: str | Path, *, kind: str, mapped: bool) -> tuple[Tensors, dict[str, Any]]:

@@ -269,7 +269,7 @@ class Index:
         """Write the index as a safetensors file, through a temporary name."""
         state = self._state
         parts = state.description()
-        tensors = {
+        tensors: dict[str, _storage.Streamed] = {
             name: _storage.Streamed(_FILE_TYPES[parts[name].dtype.name], parts[name].shape, [parts[name]])
             for name in ("encoded", "centre", "irregular", "terms")
             if name in parts

@@ -5,6 +5,7 @@ python tests/kernels/fuzz_topk.py 100000 --all      # on every one, a process ea
 python tests/kernels/fuzz_topk.py 1 --first 4711    # configuration 4711 again
 """
 
+# ruff: noqa: E402, I001, T201
 from __future__ import annotations
 
 import argparse
