@@ -2,6 +2,7 @@
 #include "bindings/arrays.h"
 #include "core/random.h"
 #include "cpu/instruction_sets.h"
+#include "cpu/limits.h"
 #include "cpu/operations.h"
 #include "cpu/topk.h"
 
@@ -136,6 +137,18 @@ py::array_t<float> normal(uint64_t seed, uint32_t stream, int64_t rows, int64_t 
   return out;
 }
 
+py::dict machine_limits(int threads) {
+  cpu::MachineLimits limits;
+  run(threads, [&](const Context&) {
+    limits = cpu::measure_limits(threads > 0 ? threads : usable_cores());
+    return Status{};
+  });
+  py::dict found;
+  found["products_per_second"] = limits.products_per_second;
+  found["bytes_per_second"] = limits.bytes_per_second;
+  return found;
+}
+
 py::dict config() {
   py::list sets;
   for (const cpu::InstructionSet& set : cpu::instruction_sets()) {
@@ -161,6 +174,8 @@ PYBIND11_MODULE(_core, module) {
   module.attr("__version__") = SALIENCE_VERSION;
   module.def("config", config);
   bind_index(module);
+  module.def("use_instruction_set", cpu::use_instruction_set, py::arg("name"));
+  module.def("machine_limits", machine_limits, py::arg("threads"));
   module.def("similarity", similarity, py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("metric"),
              py::arg("threads"));
   module.def("topk", topk, py::arg("queries").noconvert(), py::arg("items").noconvert(), py::arg("type"),

@@ -2,7 +2,6 @@
 # of its own. Skipped where the compiler does not know the flags.
 include(CheckCXXCompilerFlag)
 set(SALIENCE_KERNEL_OBJECTS "")
-set(SALIENCE_KERNEL_DEFINITIONS "")
 
 # GCC 12 finds its own AVX-512 headers wanting (GCC bug 105593). On the source, to come after -Wall.
 set_source_files_properties(csrc/cpu/kernels/table.cpp PROPERTIES COMPILE_OPTIONS
@@ -32,5 +31,4 @@ function(salience_instruction_set name flags)
       -DSYMBOL=salience_kernels_${name} -P ${PROJECT_SOURCE_DIR}/csrc/cmake/check_symbols.cmake
     DEPENDS $<TARGET_OBJECTS:${target}> ${PROJECT_SOURCE_DIR}/csrc/cmake/check_symbols.cmake)
   set(SALIENCE_KERNEL_OBJECTS ${SALIENCE_KERNEL_OBJECTS} $<TARGET_OBJECTS:${target}> ${stamp} PARENT_SCOPE)
-  set(SALIENCE_KERNEL_DEFINITIONS ${SALIENCE_KERNEL_DEFINITIONS} SALIENCE_HAVE_${name} PARENT_SCOPE)
 endfunction()

@@ -28,6 +28,7 @@ struct Catalogue {
   std::vector<const std::byte*> sources;  // the first row of each block of the caller's rows
   std::vector<double> centre;             // `columns` rounded up to 8
   double centre_norm = 0.0;
+  Encoding encoding = kernels().encoding;  // of the packed blocks
   std::vector<const PackedBlock*> packed;  // one per block, or none: then blocks are packed when scanned
   std::vector<int64_t> gathered;           // where not empty: the rows that count, in ascending order
   bool is_gathered = false;

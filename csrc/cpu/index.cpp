@@ -197,6 +197,8 @@ Status Index::search(const Matrix<const float>& queries, int64_t k, const Csr& e
                              exclude, allowed,
                              ids,     scores};
   SALIENCE_RETURN_IF_ERROR(validate(shapes));
+  if (catalogue_.encoding != kernels().encoding)
+    return Status::invalid("index: packed for another instruction set than the one in use");
   std::vector<uint8_t> both;
   if (flags_ != nullptr && allowed != nullptr) {
     both = *flags_;

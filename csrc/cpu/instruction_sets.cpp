@@ -1,5 +1,6 @@
 #include "cpu/instruction_sets.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -126,30 +127,35 @@ std::string known_names() {
   return names;
 }
 
-size_t choose() {
+// The row of that name, if it is offered here.
+size_t named(const std::string& name, const std::string& source) {
   const std::vector<InstructionSet>& sets = instruction_sets();
-  const char* forced = std::getenv("SALIENCE_ISA");
-  if (forced == nullptr || *forced == '\0') {
-    size_t best = 0;
-    for (size_t i = 0; i < sets.size(); ++i)
-      if (sets[i].offered) best = i;
-    return best;
-  }
   for (size_t i = 0; i < sets.size(); ++i) {
-    if (std::string(forced) != sets[i].name) continue;
+    if (name != sets[i].name) continue;
     if (sets[i].offered) return i;
-    throw std::invalid_argument("SALIENCE_ISA: " + std::string(forced) + ", but " + sets[i].why_not);
+    throw std::invalid_argument(source + name + ", but " + sets[i].why_not);
   }
-  throw std::invalid_argument("SALIENCE_ISA: " + std::string(forced) + "; expected one of " + known_names());
+  throw std::invalid_argument(source + name + "; expected one of " + known_names());
 }
 
-size_t chosen() {
-  static const size_t index = choose();
+size_t choose() {
+  const char* forced = std::getenv("SALIENCE_ISA");
+  if (forced != nullptr && *forced != '\0') return named(forced, "SALIENCE_ISA: ");
+  const std::vector<InstructionSet>& sets = instruction_sets();
+  size_t best = 0;
+  for (size_t i = 0; i < sets.size(); ++i)
+    if (sets[i].offered) best = i;
+  return best;
+}
+
+// Index into kRows of the set in use.
+std::atomic<size_t>& chosen() {
+  static std::atomic<size_t> index(choose());
   return index;
 }
 
 size_t serving() {
-  size_t index = chosen();
+  size_t index = chosen().load(std::memory_order_relaxed);
   while (kRows[index].table == nullptr) --index;
   return index;
 }
@@ -169,12 +175,11 @@ const std::vector<InstructionSet>& instruction_sets() {
   return sets;
 }
 
-const InstructionSet& chosen_instruction_set() { return instruction_sets()[chosen()]; }
+const InstructionSet& chosen_instruction_set() { return instruction_sets()[chosen().load()]; }
 
-const KernelTable& kernels() {
-  static const KernelTable& table = *kRows[serving()].table();
-  return table;
-}
+void use_instruction_set(const std::string& name) { chosen().store(named(name, "instruction set: ")); }
+
+const KernelTable& kernels() { return *kRows[serving()].table(); }
 
 const char* kernels_name() { return kRows[serving()].name; }
 

@@ -22,6 +22,10 @@ const std::vector<InstructionSet>& instruction_sets();
 // std::invalid_argument where SALIENCE_ISA names none, or one that is not offered here.
 const InstructionSet& chosen_instruction_set();
 
+// Switches to another set, for benchmarks and tests that compare them in one process. No call may be under
+// way; an Index packed in another encoding is refused until the set changes back.
+void use_instruction_set(const std::string& name);
+
 // Kernels of the set in use. A set without kernels of its own is served by the next lower one.
 const KernelTable& kernels();
 const char* kernels_name();

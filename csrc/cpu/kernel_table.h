@@ -106,6 +106,10 @@ struct KernelTable {
   int64_t (*screen)(const ScreenArguments& arguments);
   int64_t (*screen_few)(const ScreenArguments& arguments);
 
+  // For benchmarks: the arithmetic of the scan alone (returns the multiply-adds), memory alone.
+  int64_t (*bare_products)(const uint16_t* data, int64_t steps);
+  void (*bare_read)(const uint16_t* data, int64_t count);
+
   void (*canonical)(const CanonicalArguments& arguments);
 
   // out[i] = squared norm of row i, canonical order.

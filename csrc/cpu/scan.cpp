@@ -6,6 +6,7 @@
 namespace salience::cpu {
 namespace {
 
+constexpr int64_t kCachedBytes = 16 << 20;
 constexpr int64_t kRescoreBatch = 64;
 constexpr int64_t kLeastLimit = 1024;  // survivors of one query before they are rescored early
 
@@ -148,6 +149,9 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
   const TileRegisters registers;
   const int64_t blocks = end - begin, step = coprime_step(blocks), elements = kBlockRows * catalogue_.depth();
   const bool stored = !catalogue_.packed.empty();
+  // A matrix-vector product of what the last-level cache holds does better without prefetches.
+  const bool prefetch =
+      stored && (request_.path == Path::panels || catalogue_.blocks() * elements * 2 > kCachedBytes);
   blocks_.assign(static_cast<size_t>(blocks), {});
   PackedMemory memory(stored ? 32 : elements);
   PackedBlock scratch;
@@ -155,7 +159,7 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
     const int64_t following = (at + step) % blocks, block = begin + at;
     if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
     const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(block)] : scratch;
-    const bool more = stored && n + 1 < blocks;
+    const bool more = prefetch && n + 1 < blocks;
     blocks_[static_cast<size_t>(at)] = packed.encoded;
     screen_block(block, packed,
                  more ? catalogue_.packed[static_cast<size_t>(begin + following)]->data : nullptr);
@@ -165,6 +169,7 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
 
 void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next) {
   if (!packed.irregular.empty()) score_irregular(block, packed);
+  adopt_levels();
   for (int64_t first = 0; first < count_; first += panel_lanes_) {
     const int64_t lanes = std::min(panel_lanes_, count_ - first);
     if (!set_thresholds(first, packed)) continue;
@@ -274,7 +279,20 @@ void GroupScan::consider(int64_t q, double lower, double error, int64_t position
 
 void GroupScan::raise_level(int64_t q, double level) {
   double& current = levels_[static_cast<size_t>(q)];
-  current = std::max(current, level);
+  if (!(level > current)) return;
+  current = level;
+  // A store that another thread undoes costs time, never correctness: every level is valid for all.
+  if (request_.levels == nullptr) return;
+  std::atomic<double>& shared = request_.levels[first_ + q];
+  if (level > shared.load(std::memory_order_relaxed)) shared.store(level, std::memory_order_relaxed);
+}
+
+void GroupScan::adopt_levels() {
+  if (request_.levels == nullptr) return;
+  for (int64_t q = 0; q < count_; ++q) {
+    double& current = levels_[static_cast<size_t>(q)];
+    current = std::max(current, request_.levels[first_ + q].load(std::memory_order_relaxed));
+  }
 }
 
 double GroupScan::error_at(const Query& query, int64_t position) const {

@@ -1,6 +1,7 @@
 // The scan of one group of queries over a range of blocks of items, and the keys of their best items.
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "cpu/canonical_queries.h"
@@ -23,6 +24,9 @@ struct Request {
   const uint8_t* allowed = nullptr;   // one flag per id; null where the catalogue holds only allowed rows
   const int64_t* exclude = nullptr;   // row pointers into `excluded`
   const int32_t* excluded = nullptr;  // ids, each row ascending
+
+  // Where several scans share the queries: one level each, which any of them may raise.
+  std::atomic<double>* levels = nullptr;
 
   bool admits(int64_t query, int64_t id) const {
     if (allowed != nullptr && allowed[id] == 0) return false;
@@ -76,6 +80,7 @@ class GroupScan {
   int64_t screen_panel(int64_t first, int64_t lanes, const PackedBlock& packed, const uint16_t* next);
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
+  void adopt_levels();
   double error_at(const Query& query, int64_t position) const;
   void compact(int64_t q);
   void tighten(int64_t q);

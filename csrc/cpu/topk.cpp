@@ -12,6 +12,8 @@ namespace salience::cpu {
 namespace {
 
 constexpr int64_t kQueryGroup = 256;  // their 16-bit copies stay in the second-level cache
+constexpr double kScanSpeed = 8.0;    // operations of a scan in the time of one in float64
+constexpr int64_t kRangesPerThread = 4;
 constexpr int64_t kLeastGroup = 64;
 constexpr int64_t kLeastBlocks = 16;             // of a range: below this a unit is all overhead
 constexpr int64_t kReservoirBytes = 64ll << 20;  // of one worker
@@ -56,24 +58,30 @@ void write_row(const SearchArguments& arguments, int64_t query, std::vector<Key>
 // The scan of every group over every range, and the union of the ranges.
 Status scan_all(const SearchArguments& arguments, const Request& request, const Context& context) {
   const int64_t queries = arguments.queries.rows, k = arguments.k, blocks = request.catalogue->blocks();
-  const double operations = static_cast<double>(queries) * static_cast<double>(request.catalogue->rows) *
-                            static_cast<double>(request.catalogue->columns + 8);
+  double operations = static_cast<double>(queries) * static_cast<double>(request.catalogue->rows) *
+                      static_cast<double>(request.catalogue->columns + 8);
+  if (request.path != Path::exact) operations /= kScanSpeed;
   const int threads = worker_count(context, queries * (blocks / kLeastBlocks + 1), operations);
-  // Queries are split first: every range of items has to find its own k best. Items are split where that
-  // would leave groups too small to be worth a pass over the items.
+  // Queries are split first: every range of items has candidates of its own. Items are split where that
+  // would leave groups too small to be worth a pass over the items; then finely, since threads take tens of
+  // microseconds to start.
   const int64_t reservoir = (k + std::max<int64_t>(64, k)) * static_cast<int64_t>(sizeof(Key));
   const int64_t largest = std::clamp<int64_t>(kReservoirBytes / reservoir, 1, kQueryGroup);
   const int64_t share = (queries + threads - 1) / threads;
   const int64_t group = std::clamp(share, std::min(kLeastGroup, largest), largest);
   const int64_t groups = (queries + group - 1) / group;
-  const int64_t wanted = groups >= threads ? 1 : (threads + groups - 1) / groups;
+  const int64_t wanted = groups >= threads ? 1 : (kRangesPerThread * threads + groups - 1) / groups;
   const int64_t ranges = std::clamp<int64_t>(blocks / kLeastBlocks, 1, wanted);
 
+  std::vector<std::atomic<double>> levels(static_cast<size_t>(ranges > 1 ? queries : 0));
+  for (std::atomic<double>& level : levels) level = -ScreeningBound::kInfinity;
+  Request shared = request;
+  if (ranges > 1) shared.levels = levels.data();
   std::vector<std::vector<Key>> partial(static_cast<size_t>(ranges > 1 ? ranges * queries : 0));
   const Status status = parallel_for(context, threads, groups * ranges, [&](int64_t unit, Worker& worker) {
     const int64_t first = unit / ranges * group, range = unit % ranges;
     const int64_t count = std::min(group, queries - first);
-    GroupScan scan(request, first, count);
+    GroupScan scan(shared, first, count);
     scan.scan(blocks * range / ranges, blocks * (range + 1) / ranges, worker);
     for (int64_t q = 0; q < count; ++q) {
       std::vector<Key> keys = scan.best(q);

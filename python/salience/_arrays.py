@@ -135,6 +135,21 @@ def exclusion_pattern(
     return csr_pattern(csr, argument="exclude")
 
 
+Pattern = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
+
+
+def pattern_of_rows(csr: Any, rows: npt.NDArray[np.int64]) -> Pattern:
+    """Return pointers and column indices of some rows: scipy's ``csr[rows]`` without what it costs for a few."""
+    first = csr.indptr[rows].astype(np.int64)
+    lengths = csr.indptr[rows + 1] - first
+    indptr = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    if len(rows) == 1:
+        return indptr, np.ascontiguousarray(csr.indices[first[0] : first[0] + indptr[1]], np.int32)
+    where = np.arange(indptr[-1]) + np.repeat(first - indptr[:-1], lengths)
+    return indptr, np.ascontiguousarray(csr.indices[where], np.int32)
+
+
 def csr_pattern(csr: Any, *, argument: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Return ``indptr`` as int64 and ``indices`` as int32, copied only where the type differs."""
     if csr.shape[1] > np.iinfo(np.int32).max:

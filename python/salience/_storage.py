@@ -159,7 +159,8 @@ def map_tensors(path: str | Path, *, kind: str, mapped: bool) -> tuple[Tensors, 
             begin, stop = entry["data_offsets"]
             if begin != end or stop > len(data):
                 raise ValueError(f"{name}: bytes {begin} to {stop} of {len(data)}")
-            tensors[name] = data[begin:stop].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+            tensor = data[begin:stop].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+            tensors[name] = tensor if tensor.flags.aligned else tensor.copy()
             end = stop
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from None

@@ -88,7 +88,9 @@ class IdMap:
 
     def ids_of(self, rows: Rows) -> Ids:
         """Return the id of every row, -1 (or None among str) where the row is -1; any shape."""
-        ids = self.ids
+        if self._ids is None:
+            return np.where(rows < 0, -1, rows)
+        ids = self._ids
         missing = None if ids.dtype == object else -1
         out = np.full(rows.shape, missing, dtype=ids.dtype)
         out[rows >= 0] = ids[rows[rows >= 0]]

@@ -149,12 +149,11 @@ class VectorModel:
         """
         self._require_fitted()
         rows = self.user_map.rows(users, argument="users")
-        exclude = self._seen.matrix[rows] if exclude_seen else None
-        found, scores = self._search(
-            self._query_vectors(rows), k, exclude=exclude, allow=self._item_filter(allow, "allow"),
-            deny=self._item_filter(deny, "deny"),
-        )  # fmt: skip
-        return Recommendations(self.item_map.ids_of(found), found, scores, self.user_map.ids[rows])
+        exclude = _arrays.pattern_of_rows(self._seen.matrix, rows) if exclude_seen else None
+        found, scores = self._index("item", "dot", self._item_vectors).search_padded(
+            self._query_vectors(rows), k, exclude, self._item_filter(allow, "allow"), self._item_filter(deny, "deny")
+        )
+        return Recommendations(self.item_map.ids_of(found), found, scores, self.user_map.ids_of(rows))
 
     def score(self, users: Any, items: Any) -> Float32:
         """Score pairs: ``users[n]`` with ``items[n]``; float32, shape (n,)."""
@@ -198,35 +197,16 @@ class VectorModel:
         ids: IdMap,
         name: str,
     ) -> Recommendations:
-        import scipy.sparse as sp
-
-        itself = sp.csr_matrix((np.ones(len(rows)), rows, np.arange(len(rows) + 1)), shape=(len(rows), len(vectors)))
+        itself = np.arange(len(rows) + 1), rows.astype(np.int32)
         index = self._index(f"similar {name}", metric, lambda: vectors)
-        found, scores = _padded_search(index, vectors[rows], k, exclude=itself, threads=self.threads)
+        found, scores = index.search_padded(vectors[rows], k, itself, None, None)
         return Recommendations(ids.ids_of(found), found, scores, ids.ids[rows], name)
-
-    def _search(self, queries: Float32, k: int, **filters: Any) -> tuple[npt.NDArray[np.int64], Float32]:
-        index = self._index("item", "dot", self._item_vectors)
-        return _padded_search(index, queries, k, threads=self.threads, **filters)
 
     def _item_filter(self, ids: Any, argument: str) -> Any:
         if ids is None:
             return None
         array = np.asarray(ids)
         return array if array.dtype == np.bool_ else self.item_map.rows(array, argument=argument)
-
-
-def _padded_search(index: Index, queries: Float32, k: int, **options: Any) -> tuple[npt.NDArray[np.int64], Float32]:
-    """Search where ``k`` may exceed the number of items."""
-    k = _arrays.whole(k, argument="k", least=1)
-    reachable = min(k, len(index))
-    if reachable == k and len(queries):
-        return index.search(queries, k, **options)
-    ids = np.full((len(queries), k), -1)
-    scores = np.full((len(queries), k), np.inf if index.metric == "euclidean" else -np.inf, np.float32)
-    if reachable and len(queries):
-        ids[:, :reachable], scores[:, :reachable] = index.search(queries, reachable, **options)
-    return ids, scores
 
 
 class Popularity(VectorModel):

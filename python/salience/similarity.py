@@ -242,6 +242,21 @@ class Index:
             self._thread_count(threads),
         )
 
+    def search_padded(
+        self, queries: npt.NDArray[np.float32], k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Search where ``k`` may exceed the number of items and ``exclude`` is a pattern already; for models."""
+        state, k = self._state, _arrays.whole(k, argument="k", least=1)
+        reachable, mask = min(k, state.present), _arrays.item_mask(allow, deny, state.rows)
+        if reachable == k:
+            return state.search(queries, k, exclude, mask, self._threads)
+        ids = np.full((len(queries), k), -1)
+        scores = np.full((len(queries), k), np.inf if self._metric == "euclidean" else -np.inf, np.float32)
+        if reachable:
+            found = state.search(queries, reachable, exclude, mask, self._threads)
+            ids[:, :reachable], scores[:, :reachable] = found
+        return ids, scores
+
     def add(self, vectors: Any, *, threads: int | None = None) -> npt.NDArray[np.int64]:
         """Append items of shape (m, d) and return their rows."""
         with self._changes:

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import salience
-from salience import Interactions
+from salience import Interactions, _core
 
 Q = np.ones((3, 4), np.float32)
 X = np.ones((5, 4), np.float32)
@@ -25,6 +25,12 @@ def broken_csr(indices=(0, 1), indptr=(0, 1, 2)):
     csr = sp.csr_matrix((2, 5), dtype=np.float32)
     csr.data, csr.indices, csr.indptr = np.ones(2, np.float32), np.array(indices), np.array(indptr)
     return csr
+
+
+def index_without(*rows):
+    index = salience.Index(X)
+    index.remove(rows)
+    return index
 
 
 def parse(tmp_path, content, name="x.csv", **columns):
@@ -61,6 +67,20 @@ TABLE = {
     "vectors of another width": (ValueError, "vectors: shape", lambda t: salience.Index(X).add(Q[:, :2])),
     "updated rows out of range": (ValueError, "rows: 9 to 9", lambda t: salience.Index(X).update([9], Q[:1])),
     "too few updated rows": (ValueError, "rows: 1 of them", lambda t: salience.Index(X).update([1], Q)),
+    "updates of another type": (TypeError, "vectors: float32; expected float16, which the index holds", lambda t: salience.Index(X.astype(np.float16)).update([1], Q[:1])),
+    "vectors of float64": (TypeError, "vectors: .*float64", lambda t: salience.Index(X).add(Q.astype(float))),
+    "removed rows out of range": (ValueError, "rows: -1 to 2; expected 0 to 4", lambda t: salience.Index(X).remove([2, -1])),
+    "removed rows as text": (TypeError, "rows: .*expected a list of item rows", lambda t: salience.Index(X).remove(["1"])),
+    "removed twice": (ValueError, "rows: 1 was removed before", lambda t: index_without(1).remove([1])),
+    "removed twice at once": (ValueError, "rows: 3 was removed before", lambda t: salience.Index(X).remove([3, 3])),
+    "k beyond what is left": (ValueError, "k: 5; expected a whole number from 1 to the 4 items", lambda t: index_without(1).search(Q, 5)),
+    "a mask of what is left": (ValueError, "allow: a mask of 4; expected one flag for each of the 5 items", lambda t: index_without(1).search(Q, 2, allow=np.ones(4, bool))),
+    "queries of another width": (ValueError, r"items: shape \(5, 4\), while queries has shape \(3, 2\)", lambda t: salience.Index(X).search(Q[:, :2], 2)),
+    "items of complex numbers": (TypeError, "items: .*complex64", lambda t: salience.Index(X.astype(np.complex64))),
+    "a metric of an index": (ValueError, "metric: 'l2'", lambda t: salience.Index(X, metric="l2")),
+    "no index file": (FileNotFoundError, "none", lambda t: salience.Index.load(t / "none")),
+    "an unknown path": (ValueError, "path: 'fast'; expected 'auto', 'exact', 'rows' or 'panels'", lambda t: _core.topk(Q, X, "float32", 2, "dot", None, None, 1, "fast")),
+    "an unknown instruction set": (ValueError, "instruction set: mmx; expected one of baseline", lambda t: _core.use_instruction_set("mmx")),
     "no frame": (TypeError, "frame: .*expected a pandas", lambda t: Interactions.from_frame([1], user="u", item="i")),
     "a missing column": (ValueError, "item: no column 'x'; expected one of u, i, v, t", lambda t: Interactions.from_frame(FRAME, user="u", item="x")),
     "missing ids": (ValueError, "user: 1 missing", lambda t: frame(u=[1.0, np.nan])),

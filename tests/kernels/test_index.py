@@ -197,6 +197,24 @@ def test_copies_and_pickles(dtype):
     assert len(pickle.loads(pickle.dumps(salience.Index(rows[:0])))) == 0
 
 
+def test_an_index_packed_for_another_encoding_is_refused():
+    offered = [row["name"] for row in salience.show_config()["instruction_sets"] if row["offered"]]
+    if "avx512_bf16" not in offered:
+        pytest.skip("SKIPPED: this machine has one encoding")
+    chosen = salience.show_config()["chosen"]
+    x = np.random.default_rng(0).standard_normal((50, 4), dtype=np.float32)
+    try:
+        _core.use_instruction_set("avx512_bf16")
+        index = salience.Index(x)
+        _core.use_instruction_set("baseline")
+        with pytest.raises(ValueError, match="index: packed for another instruction set"):
+            index.search(x, 3)
+        _core.use_instruction_set("avx512_bf16")
+        assert index.search(x, 3)[0].tolist() == salience.topk(x, x, 3)[0].tolist()
+    finally:
+        _core.use_instruction_set(chosen)
+
+
 def test_memory_is_stated():
     x = np.ones((1000, 40), np.float32)
     blocks = -(-1000 // 192)

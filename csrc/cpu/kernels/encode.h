@@ -30,6 +30,10 @@ void centred_squares(const EncodeArguments& a) {
 }
 
 void encode(const EncodeArguments& a) {
+  if (a.depth == 0) {
+    for (int64_t r = 0; r < a.count; ++r) a.squares[r] = 0.0;
+    return;
+  }
   const F64x8 scale = broadcast8(a.scale);
   const int64_t written = (a.dimensions + 7) / 8 * 8;
   for (int64_t r = 0; r < a.count; ++r) {

@@ -34,6 +34,9 @@ inline Sums add_products(Sums sums, Pairs a, Pairs b) {
 inline Sums maximum(Sums a, Sums b) { return _mm512_max_ps(a, b); }
 inline F32 as_float(Sums sums) { return sums; }
 inline float total(Sums sums) { return _mm512_reduce_add_ps(sums); }
+inline Sums add_sums(Sums a, Sums b) { return _mm512_add_ps(a, b); }
+inline Sums of_bits(__m512i bits) { return _mm512_castsi512_ps(bits); }
+inline __m512i bits_of(Sums sums) { return _mm512_castps_si512(sums); }
 
 // Stores eight numbers in the encoding and returns what was stored.
 inline F64x8 store_encoded(uint16_t* out, F64x8 x) {
@@ -65,6 +68,9 @@ inline Sums add_products(Sums sums, Pairs a, Pairs b) {
 inline Sums maximum(Sums a, Sums b) { return _mm512_max_epi32(a, b); }
 inline F32 as_float(Sums sums) { return _mm512_cvtepi32_ps(sums); }
 inline float total(Sums sums) { return static_cast<float>(_mm512_reduce_add_epi32(sums)); }
+inline Sums add_sums(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
+inline Sums of_bits(__m512i bits) { return bits; }
+inline __m512i bits_of(Sums sums) { return sums; }
 
 inline F64x8 store_encoded(uint16_t* out, F64x8 x) {
   const __m256i rounded = _mm512_cvtpd_epi32(x.v);
@@ -73,6 +79,28 @@ inline F64x8 store_encoded(uint16_t* out, F64x8 x) {
 }
 
 #endif
+
+// Four rows' sums in four parts each: part p of row r is element 4 p + r.
+inline Sums fold_four(Sums a, Sums b, Sums c, Sums d) {
+  const __m512i p = bits_of(a), q = bits_of(b), r = bits_of(c), s = bits_of(d);
+  const __m512i ab =
+      bits_of(add_sums(of_bits(_mm512_unpacklo_epi32(p, q)), of_bits(_mm512_unpackhi_epi32(p, q))));
+  const __m512i cd =
+      bits_of(add_sums(of_bits(_mm512_unpacklo_epi32(r, s)), of_bits(_mm512_unpackhi_epi32(r, s))));
+  return add_sums(of_bits(_mm512_unpacklo_epi64(ab, cd)), of_bits(_mm512_unpackhi_epi64(ab, cd)));
+}
+
+// The totals of kLanes rows, from fold_four of each four of them.
+inline F32 totals(const Sums (&folded)[kLanes / 4]) {
+  const __m512i a = bits_of(folded[0]), b = bits_of(folded[1]), c = bits_of(folded[2]),
+                d = bits_of(folded[3]);
+  const __m512i ab =
+      bits_of(add_sums(of_bits(_mm512_shuffle_i32x4(a, b, 0x44)), of_bits(_mm512_shuffle_i32x4(a, b, 0xEE))));
+  const __m512i cd =
+      bits_of(add_sums(of_bits(_mm512_shuffle_i32x4(c, d, 0x44)), of_bits(_mm512_shuffle_i32x4(c, d, 0xEE))));
+  return as_float(
+      add_sums(of_bits(_mm512_shuffle_i32x4(ab, cd, 0x88)), of_bits(_mm512_shuffle_i32x4(ab, cd, 0xDD))));
+}
 
 #elif defined(__AVX2__)
 
@@ -98,6 +126,16 @@ inline float total(Sums sums) {
   s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
   s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1));
   return static_cast<float>(_mm_cvtsi128_si32(s));
+}
+
+inline Sums fold_four(Sums a, Sums b, Sums c, Sums d) {
+  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+}
+inline F32 totals(const Sums (&folded)[kLanes / 4]) {
+  return as_float(_mm256_add_epi32(_mm256_permute2x128_si256(folded[0], folded[1], 0x20),
+                                   _mm256_permute2x128_si256(folded[0], folded[1], 0x31)));
 }
 
 inline F64x8 store_encoded(uint16_t* out, F64x8 x) {
@@ -139,6 +177,12 @@ inline float total(Sums sums) {
   return static_cast<float>(_mm_cvtsi128_si32(sums));
 }
 
+inline Sums fold_four(Sums a, Sums b, Sums c, Sums d) {
+  const __m128i ab = _mm_add_epi32(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+  const __m128i cd = _mm_add_epi32(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+  return _mm_add_epi32(_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd));
+}
+
 #else  // any machine: the compiler's own vectors of 16 bytes
 
 typedef int32_t Pairs __attribute__((vector_size(16)));
@@ -161,8 +205,14 @@ inline Sums add_products(Sums sums, Pairs a, Pairs b) {
 inline Sums maximum(Sums a, Sums b) { return a > b ? a : b; }
 inline F32 as_float(Sums sums) { return __builtin_convertvector(sums, F32); }
 inline float total(Sums sums) { return static_cast<float>(sums[0] + sums[1] + sums[2] + sums[3]); }
+inline Sums fold_four(Sums a, Sums b, Sums c, Sums d) {
+  return Sums{a[0] + a[1] + a[2] + a[3], b[0] + b[1] + b[2] + b[3], c[0] + c[1] + c[2] + c[3],
+              d[0] + d[1] + d[2] + d[3]};
+}
 
 #endif
+
+inline F32 totals(const Sums (&folded)[kLanes / 4]) { return as_float(folded[0]); }
 
 inline F64x8 store_encoded(uint16_t* out, F64x8 x) {
   for (int i = 0; i < 8; ++i) {

@@ -123,18 +123,19 @@ void leave_scan() {}
 
 #endif
 
-// A few queries, held as plain rows: a matrix-vector product that reads each item once. Sums of kLanes
-// items are compared together.
+// A few queries, held as plain rows: a matrix-vector product that reads each item once. kLanes items are
+// compared together.
 template <bool Shifted, int Queries>
 int64_t screen_rows(const ScreenArguments& a) {
   constexpr int kAtOnce = 4;
   Passed passed{a.positions, a.values};
   for (int64_t row = 0; row < a.rows; row += kLanes) {
-    float values[Queries][kLanes];
-    for (int64_t r = 0; r < kLanes; r += kAtOnce) {
-      const uint16_t* const items = a.items + (row + r) * a.depth;
+    Sums folded[Queries][kLanes / kAtOnce];
+    for (int64_t group = 0; group < kLanes / kAtOnce; ++group) {
+      const int64_t first = row + group * kAtOnce;
+      const uint16_t* const items = a.items + first * a.depth;
+      for (int i = 0; i < kAtOnce; ++i) prefetch_next(a, first + i);
       Sums sums[kAtOnce][Queries];
-      for (int i = 0; i < kAtOnce; ++i) prefetch_next(a, row + r + i);
 #pragma GCC unroll 16
       for (int n = 0; n < kAtOnce * Queries; ++n) sums[n / Queries][n % Queries] = zero_sums();
       for (int64_t j = 0; j < a.depth; j += 2 * kLanes) {
@@ -148,12 +149,12 @@ int64_t screen_rows(const ScreenArguments& a) {
           for (int q = 0; q < Queries; ++q) sums[i][q] = add_products(sums[i][q], item, query[q]);
         }
       }
-#pragma GCC unroll 16
-      for (int n = 0; n < kAtOnce * Queries; ++n)
-        values[n % Queries][r + n / Queries] = total(sums[n / Queries][n % Queries]);
+#pragma GCC unroll 4
+      for (int q = 0; q < Queries; ++q)
+        folded[q][group] = fold_four(sums[0][q], sums[1][q], sums[2][q], sums[3][q]);
     }
     for (int q = 0; q < Queries; ++q) {
-      F32 value = load(values[q]);
+      F32 value = totals(folded[q]);
       if (Shifted) value = subtract(value, multiply(load(a.terms + row), broadcast(a.factors[q])));
       const uint32_t mask = not_below(value, broadcast(a.thresholds[q]));
       if (__builtin_expect(mask != 0, 0))

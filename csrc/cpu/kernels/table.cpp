@@ -3,6 +3,7 @@
 #include "cpu/kernels/canonical.h"
 #include "cpu/kernels/encode.h"
 #include "cpu/kernels/gramian.h"
+#include "cpu/kernels/limits.h"
 #include "cpu/kernels/screen.h"
 #include "cpu/kernels/select.h"
 #if defined(SALIENCE_TILES)
@@ -17,9 +18,9 @@ int64_t screen(const ScreenArguments& a) {
 }
 
 constexpr salience::cpu::KernelTable kTable = {
-    kLanes,     kEncoding,       encode,     centred_squares, widen_half,    widen_bfloat, enter_scan,
-    leave_scan, screen,          screen_few, canonical,       squared_norms, select_float, select_double,
-    gramian,    kGramianPadding, rotate,     als_solve,       als_loss,
+    kLanes,       kEncoding,     encode,     centred_squares, widen_half, widen_bfloat, enter_scan,
+    leave_scan,   screen,        screen_few, bare_products,   bare_read,  canonical,    squared_norms,
+    select_float, select_double, gramian,    kGramianPadding, rotate,     als_solve,    als_loss,
 };
 
 }  // namespace

@@ -1,0 +1,81 @@
+"""Recommending for every user of Gowalla, and for one at a time, beside implicit on the same factors.
+
+    SALIENCE_DATA=... python benchmarks/bench_recommend.py
+
+20 items for each of the 29,858 users in one call, what the user has seen left out; interleaved, the same
+factors (256, from salience.ALS), the same threads, lists compared. Then 10,000 calls for one user each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from importlib.metadata import version
+
+import numpy as np
+
+import salience
+from contest import RESULTS, interleave, machine, markdown, milliseconds
+from salience.datasets import load_gowalla
+
+SETTINGS = {"unobserved_weight": 0.01, "regularization": 0.003, "regularization_exponent": 1.0, "epochs": 6}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--factors", type=int, default=256)
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--save", help="name of the file in benchmarks/results")
+    options = parser.parse_args()
+    from implicit.cpu.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(options.threads)
+    train = load_gowalla()[0]
+    model = salience.ALS(options.factors, threads=options.threads, **SETTINGS).fit(train)
+    peer = AlternatingLeastSquares(factors=options.factors, num_threads=options.threads)
+    peer.user_factors, peer.item_factors = model.user_factors_.copy(), model.item_factors_.copy()
+    users, seen = np.arange(train.matrix.shape[0]), train.matrix.tocsr()
+    contestants = {
+        "salience": lambda: model.recommend(users, 20),
+        "implicit": lambda: peer.recommend(users, seen, N=20, filter_already_liked_items=True),
+    }
+    times, answers = interleave(contestants, rounds=5, patience=600)
+    same = (answers["salience"].rows == answers["implicit"][0]).mean()
+    assert same > 0.999, f"{same:.2%} of the places agree"
+    slack = 1e-4 * np.abs(answers["salience"].scores).max()
+    assert (np.abs(answers["salience"].scores - answers["implicit"][1]) <= slack).all()
+
+    order = np.random.default_rng(0).integers(0, len(users), options.calls)
+    single = {
+        "salience": lambda user: model.recommend([user], 20),
+        "implicit": lambda user: peer.recommend(user, seen[user], N=20, filter_already_liked_items=True),
+    }
+    calls: dict[str, list[float]] = {name: [] for name in single}
+    for start in range(0, len(order), 500):
+        for name, recommend in single.items():
+            for user in order[start : start + 500].tolist():
+                begin = time.perf_counter()
+                recommend(user)
+                calls[name].append(time.perf_counter() - begin)
+    rows = [
+        [name, f"{times[name]:.2f} s", f"{times['implicit'] / times[name]:.1f}x",
+         *(f"{milliseconds(np.percentile(calls[name], share))} ms" for share in (50, 99))]
+        for name in times
+    ]  # fmt: skip
+    head = [
+        f"{machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels; implicit {version('implicit')}",
+        f"Gowalla, {len(users):,} users, {seen.shape[1]:,} items, {options.factors} factors; {same:.4%} of the places agree",
+    ]
+    table = markdown(["", "all users, k 20", "ratio", "one user, p50", "one user, p99"], rows)
+    text = "\n".join([*("- " + line for line in head), "", table])
+    print(text)
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{options.save}.md").write_text("# Recommending\n\n" + text + "\n")
+
+
+if __name__ == "__main__":
+    main()
