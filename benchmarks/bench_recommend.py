@@ -66,8 +66,9 @@ def main() -> None:
         for name in times
     ]  # fmt: skip
     head = [
-        f"{machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels; implicit {version('implicit')}",
-        f"Gowalla, {len(users):,} users, {seen.shape[1]:,} items, {options.factors} factors; {same:.4%} of the places agree",
+        f"{machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels",
+        f"implicit {version('implicit')}; {same:.4%} of the places agree",
+        f"Gowalla, {len(users):,} users, {seen.shape[1]:,} items, {options.factors} factors",
     ]
     table = markdown(["", "all users, k 20", "ratio", "one user, p50", "one user, p99"], rows)
     text = "\n".join([*("- " + line for line in head), "", table])

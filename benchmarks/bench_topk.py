@@ -46,7 +46,7 @@ _factors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
 
 def draw(data: str, queries: int, items: int, dims: int) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and items of one kind of data; Gowalla has its own number of items."""
+    """Draw queries and items of one kind of data; Gowalla has its own number of items."""
     random = np.random.default_rng([queries, items, dims])
     if data == "gowalla":
         if dims not in _factors:
@@ -63,7 +63,7 @@ def draw(data: str, queries: int, items: int, dims: int) -> tuple[np.ndarray, np
 
 
 def peers(q: np.ndarray, x: np.ndarray, k: int, threads: int) -> dict[str, Callable[[], Any]]:
-    """What each peer does; every one returns ids and scores in order."""
+    """Say what each peer does; every one returns ids and scores in order."""
     import faiss
     import torch
     from implicit.cpu.topk import topk as implicit_topk
