@@ -52,6 +52,9 @@ struct ScreenArguments {
   const float* terms;       // null, or one per row: terms[row] * factors[lane] is subtracted
   const float* factors;     // one per lane
   const uint16_t* next;     // null, or the block that will be wanted next
+  // Null, or where the largest value of each tile and lane goes, and nothing is screened: rows of a tile lie
+  // together, tile_rows of them. Not for screen_few.
+  float* maxima;
   // What passes, with room for (kBlockRows + 1) x lanes of the panel: lane << 16 | row, and its value.
   uint32_t* positions;
   float* values;
@@ -93,6 +96,7 @@ struct AlsRowsOutcome {
 struct KernelTable {
   int64_t lanes;  // floats in a vector: what a panel of queries is packed for
   Encoding encoding;
+  int64_t tile_rows;  // items that `screen` compares at once
 
   void (*encode)(const EncodeArguments& arguments);
   void (*centred_squares)(const EncodeArguments& arguments);

@@ -155,6 +155,7 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
   blocks_.assign(static_cast<size_t>(blocks), {});
   PackedMemory memory(stored ? 32 : elements);
   PackedBlock scratch;
+  if (stored && request_.path == Path::panels) bootstrap(blocks, step);
   for (int64_t n = 0, at = 0; n < blocks && !worker.should_stop(); ++n) {
     const int64_t following = (at + step) % blocks, block = begin + at;
     if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
@@ -167,13 +168,69 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
   }
 }
 
+// A first level for every query, before anything survives: the k-th largest of the maxima of tiles in a
+// sample of blocks, which k different items reach. Without it most survivors would come from the first few
+// percent of the items. Where a query leaves items out, as many more maxima make up for those.
+void GroupScan::bootstrap(int64_t blocks, int64_t step) {
+  if (request_.allowed != nullptr) return;
+  const int64_t tiles = kBlockRows / kernels().tile_rows;
+  const int64_t wanted = std::max<int64_t>(8, (4 * request_.k + 64) / tiles);
+  std::vector<const PackedBlock*> sample;
+  for (int64_t n = 0, at = 0; n < std::min(wanted, blocks / 8); ++n, at = (at + step) % blocks) {
+    const PackedBlock* const packed = catalogue_.packed[static_cast<size_t>(begin_ + at)];
+    // Rows that are no items, or are stored as zeros, must not pass for maxima.
+    if (packed->rows == kBlockRows && packed->irregular.empty()) sample.push_back(packed);
+  }
+  const int64_t spare = static_cast<int64_t>(sample.size()) * tiles - 2 * request_.k;
+  if (spare < 0) return;
+  adopt_levels();
+  for (int64_t first = 0; first < count_; first += panel_lanes_) bootstrap_panel(first, sample, spare);
+}
+
+void GroupScan::bootstrap_panel(int64_t first, const std::vector<const PackedBlock*>& sample, int64_t spare) {
+  const int64_t lanes = std::min(panel_lanes_, count_ - first);
+  const int64_t width = lanes <= kernels().lanes ? kernels().lanes : panel_lanes_;
+  const int64_t tiles = kBlockRows / kernels().tile_rows;
+  std::vector<float> maxima(static_cast<size_t>(tiles * width));
+  std::vector<uint64_t> keys(sample.size() * static_cast<size_t>(tiles * lanes));
+  for (size_t n = 0; n < sample.size(); ++n) {
+    set_thresholds(first, *sample[n]);
+    // What stays below a threshold that other scans have raised is not written.
+    std::fill(maxima.begin(), maxima.end(), -std::numeric_limits<float>::infinity());
+    screen_panel(first, *sample[n], nullptr, maxima.data());
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const auto l = static_cast<size_t>(lane);
+      const double unit = scale_[static_cast<size_t>(first + lane)] * sample[n]->encoded.scale;
+      uint64_t* const out = keys.data() + (l * sample.size() + n) * static_cast<size_t>(tiles);
+      for (int64_t t = 0; t < tiles; ++t) {
+        const auto value = static_cast<double>(maxima[static_cast<size_t>(t * width + lane)]);
+        out[t] = value > -ScreeningBound::kInfinity ? Survivors::key(value * unit - errors_[l], 0) : 0;
+      }
+    }
+  }
+  const size_t found = sample.size() * static_cast<size_t>(tiles);
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const int64_t q = first + lane, id = first_ + q;
+    const Query& query = queries_[static_cast<size_t>(q)];
+    const int64_t left_out =
+        request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id];
+    if (query.exhaustive || left_out > spare) continue;
+    uint64_t* const mine = keys.data() + static_cast<size_t>(lane) * found;
+    const auto rank = static_cast<size_t>(request_.k + left_out);
+    partition_largest(mine, found, rank);
+    if (mine[rank - 1] == 0) continue;
+    const double lower = Survivors::lower(mine[rank - 1]);
+    raise_level(q, bound_.level_of_screened(lower, query.offset, query.encoded.norm));
+  }
+}
+
 void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next) {
   if (!packed.irregular.empty()) score_irregular(block, packed);
   adopt_levels();
   for (int64_t first = 0; first < count_; first += panel_lanes_) {
     const int64_t lanes = std::min(panel_lanes_, count_ - first);
     if (!set_thresholds(first, packed)) continue;
-    const int64_t found = screen_panel(first, lanes, packed, next);
+    const int64_t found = screen_panel(first, packed, next);
     next = nullptr;
     for (int64_t n = 0; n < found; ++n) {
       const uint32_t place = found_[static_cast<size_t>(n)];
@@ -188,18 +245,19 @@ void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uin
 }
 
 // Leaves in found_ and values_ what passes the thresholds.
-int64_t GroupScan::screen_panel(int64_t first, int64_t lanes, const PackedBlock& packed,
-                                const uint16_t* next) {
+int64_t GroupScan::screen_panel(int64_t first, const PackedBlock& packed, const uint16_t* next,
+                                float* maxima) {
   const bool euclidean = catalogue_.metric == Metric::euclidean;
   const ScreenArguments arguments{packed.data,
                                   packed.rows,
                                   catalogue_.depth(),
                                   panels_.data() + first * catalogue_.depth(),
-                                  lanes,
+                                  std::min(panel_lanes_, count_ - first),
                                   thresholds_.data(),
                                   euclidean ? packed.terms.data() : nullptr,
                                   factors_.data(),
                                   next,
+                                  maxima,
                                   found_.data(),
                                   values_.data()};
   return request_.path == Path::rows ? kernels().screen_few(arguments) : kernels().screen(arguments);
@@ -222,7 +280,7 @@ void GroupScan::probe(double* values, double* errors, double* offsets, double* n
     for (int64_t first = 0; first < count_; first += panel_lanes_) {
       const int64_t lanes = std::min(panel_lanes_, count_ - first);
       set_thresholds(first, packed);
-      const int64_t found = screen_panel(first, lanes, packed, nullptr);
+      const int64_t found = screen_panel(first, packed, nullptr);
       for (int64_t n = 0; n < found; ++n) {
         const uint32_t place = found_[static_cast<size_t>(n)];
         const int64_t lane = place >> 16, row = place & 0xFFFF;

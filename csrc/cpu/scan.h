@@ -75,9 +75,12 @@ class GroupScan {
   void encode_queries();
   void pack_panels(const std::vector<uint16_t>& rows);
   void screen(int64_t begin, int64_t end, Worker& worker);
+  void bootstrap(int64_t blocks, int64_t step);
+  void bootstrap_panel(int64_t first, const std::vector<const PackedBlock*>& sample, int64_t spare);
   void screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next);
   bool set_thresholds(int64_t first, const PackedBlock& packed);
-  int64_t screen_panel(int64_t first, int64_t lanes, const PackedBlock& packed, const uint16_t* next);
+  int64_t screen_panel(int64_t first, const PackedBlock& packed, const uint16_t* next,
+                       float* maxima = nullptr);
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
   void adopt_levels();

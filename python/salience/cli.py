@@ -342,7 +342,7 @@ def doctor() -> None:
         elif row["name"] == config["chosen"]:
             note = f"chosen, served by the kernels of {config['kernels']}"
         elif not row["built"] and not note:
-            note = "no kernels of its own in this version"
+            note = "the compiler that built this does not know it"
         table.add_row(row["name"], *("yes" if row[key] else "no" for key in ("built", "offered")), note)
     output.print(table)
     if config["forced"]:

@@ -109,6 +109,10 @@ int64_t screen_panel(const ScreenArguments& a) {
         best = as_float(most);
       }
       if (__builtin_expect(not_below(best, load(a.thresholds + v * kLanes)) == 0, 1)) continue;
+      if (a.maxima != nullptr) {
+        store(a.maxima + (row / kScreenRows * Vectors + v) * kLanes, best);
+        continue;
+      }
       alignas(64) float values[kScreenRows][kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kScreenRows; ++i) store(values[i], as_float(sums[i][v]));
@@ -117,6 +121,8 @@ int64_t screen_panel(const ScreenArguments& a) {
   }
   return passed.values - a.values;
 }
+
+constexpr int64_t kTileRows = kScreenRows;
 
 void enter_scan() {}
 void leave_scan() {}

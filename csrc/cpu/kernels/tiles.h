@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int kTileRows = 16;
+constexpr int64_t kTileRows = 16;
 
 #if SALIENCE_TILES == 1
 
@@ -114,6 +114,10 @@ int64_t screen_panel(const ScreenArguments& a) {
             larger(best, Shifted ? subtract(value, multiply(broadcast(a.terms[first + i]), factors)) : value);
       }
       if (__builtin_expect(not_below(best, load(a.thresholds + vector * kLanes)) == 0, 1)) continue;
+      if (a.maxima != nullptr) {
+        store(a.maxima + (first / kTileRows * Vectors + vector) * kLanes, best);
+        continue;
+      }
       report<Shifted, kTileRows>(a, sums[t], first, vector, passed);
     }
   }
