@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,16 @@ from salience.datasets import load_gowalla
 SETTINGS = {"unobserved_weight": 0.01, "regularization": 0.003, "regularization_exponent": 1.0, "epochs": 6}
 
 
+def latencies(recommend: Callable[[int], Any], users: np.ndarray) -> list[float]:
+    """Time one call for each of ``users``, in seconds."""
+    spent = []
+    for user in users.tolist():
+        start = time.perf_counter()
+        recommend(user)
+        spent.append(time.perf_counter() - start)
+    return spent
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--factors", type=int, default=256)
@@ -29,15 +41,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--save", help="name of the file in benchmarks/results")
     options = parser.parse_args()
+    train = load_gowalla()[0]
+    model = salience.ALS(options.factors, threads=options.threads, **SETTINGS).fit(train)
+    users, seen = np.arange(train.matrix.shape[0]), train.matrix.tocsr()
+    order = np.random.default_rng(0).integers(0, len(users), options.calls)
+    # Before the peer is loaded: its idle threads spin on the cores for a while after each of its calls.
+    calls = {"salience": latencies(lambda user: model.recommend([user], 20), order)}
+
     from implicit.cpu.als import AlternatingLeastSquares
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(options.threads)
-    train = load_gowalla()[0]
-    model = salience.ALS(options.factors, threads=options.threads, **SETTINGS).fit(train)
     peer = AlternatingLeastSquares(factors=options.factors, num_threads=options.threads)
     peer.user_factors, peer.item_factors = model.user_factors_.copy(), model.item_factors_.copy()
-    users, seen = np.arange(train.matrix.shape[0]), train.matrix.tocsr()
     contestants = {
         "salience": lambda: model.recommend(users, 20),
         "implicit": lambda: peer.recommend(users, seen, N=20, filter_already_liked_items=True),
@@ -47,19 +63,9 @@ def main() -> None:
     assert same > 0.999, f"{same:.2%} of the places agree"
     slack = 1e-4 * np.abs(answers["salience"].scores).max()
     assert (np.abs(answers["salience"].scores - answers["implicit"][1]) <= slack).all()
-
-    order = np.random.default_rng(0).integers(0, len(users), options.calls)
-    single = {
-        "salience": lambda user: model.recommend([user], 20),
-        "implicit": lambda user: peer.recommend(user, seen[user], N=20, filter_already_liked_items=True),
-    }
-    calls: dict[str, list[float]] = {name: [] for name in single}
-    for start in range(0, len(order), 500):
-        for name, recommend in single.items():
-            for user in order[start : start + 500].tolist():
-                begin = time.perf_counter()
-                recommend(user)
-                calls[name].append(time.perf_counter() - begin)
+    calls["implicit"] = latencies(
+        lambda user: peer.recommend(user, seen[user], N=20, filter_already_liked_items=True), order
+    )
     rows = [
         [name, f"{times[name]:.2f} s", f"{times['implicit'] / times[name]:.1f}x",
          *(f"{milliseconds(np.percentile(calls[name], share))} ms" for share in (50, 99))]
