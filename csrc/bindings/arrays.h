@@ -111,5 +111,6 @@ inline const uint8_t* mask(const std::optional<Mask>& allowed, int64_t items) {
 }
 
 void bind_index(py::module_& module);  // index.cpp
+void bind_als(py::module_& module);    // als.cpp
 
 }  // namespace salience::bindings

@@ -16,6 +16,5 @@ Status validate(const SelectArguments<T>& arguments);
 Status validate(const GramianArguments& arguments);
 Status validate(const RotateArguments& arguments);
 Status validate(const HalfStepArguments& arguments);
-Status validate(const RowLossArguments& arguments);
 
 }  // namespace salience

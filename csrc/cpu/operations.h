@@ -14,6 +14,5 @@ Status select(const SelectArguments<T>& arguments, const Context& context);
 Status gramian(const GramianArguments& arguments, const Context& context);
 Status rotate(const RotateArguments& arguments, const Context& context);
 Status half_step(const HalfStepArguments& arguments, const Context& context);
-Status row_loss(const RowLossArguments& arguments, const Context& context);
 
 }  // namespace salience::cpu

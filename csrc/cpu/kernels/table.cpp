@@ -18,10 +18,10 @@ int64_t screen(const ScreenArguments& a) {
 }
 
 constexpr salience::cpu::KernelTable kTable = {
-    kLanes,          kEncoding,  kTileRows,     encode,       centred_squares, widen_half,
-    widen_bfloat,    enter_scan, leave_scan,    screen,       screen_few,      bare_products,
-    bare_read,       canonical,  squared_norms, select_float, select_double,   gramian,
-    kGramianPadding, rotate,     als_solve,     als_loss,
+    kLanes,         kEncoding,    kTileRows,     encode,     centred_squares, widen_half, widen_bfloat,
+    enter_scan,     leave_scan,   screen,        screen_few, bare_products,   bare_read,  canonical,
+    squared_norms,  select_float, select_double, gramian,    kGramianPadding, rotate,     als_solve,
+    als_solve_long, als_prepare,  als_apply,     als_loss,
 };
 
 }  // namespace
