@@ -1,0 +1,302 @@
+"""Training loss against wall time: ALS beside implicit and irspack, from one start, on one objective.
+
+    SALIENCE_DATA=... python benchmarks/bench_als.py --save als                    # Gowalla, and an ML-20M-like set
+    SALIENCE_DATA=... python benchmarks/bench_als.py --data gowalla --factors 64   # one case
+
+Everyone starts from the same item factors (users at 0) and minimizes the objective of salience.ALS with exponent 0
+(its parameters in those of the peers: the docstring of salience.ALS). Epochs are interleaved: each contestant runs its
+next one in turn, on the same threads. The clock runs during epochs only (for salience also during the exact solution of
+the users at the end); after each, the loss is computed from the factors by one NumPy function in float64, for everyone.
+What is reported is the time to the loss that implicit's conjugate gradients reach in their last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from salience.bench.als import objective
+
+import salience
+from contest import RESULTS, machine, markdown
+from salience import Interactions
+from salience._als import Factorization
+from salience.datasets import load_gowalla
+
+WEIGHT = 0.02  # of unobserved pairs
+RIDGE = 2.5
+REFERENCE = "implicit, CG"
+PAUSE = 0.02  # seconds: idle threads of the contestant before spin for a while
+
+
+def movielens_like(seed: int = 0) -> sp.csr_matrix:
+    """Make 20 million interactions shaped like MovieLens 20M: 138,493 users, 26,744 items, a long tail, tastes."""
+    users, items, entries, groups = 138_493, 26_744, 20_000_000, 20
+    random = np.random.default_rng(seed)
+    counts = np.exp(random.normal(0.0, 1.05, users))
+    counts = np.minimum(20 + counts * (entries / users - 20) / counts.mean(), items / 4).astype(np.int64)
+    popularity = 1.0 / (10.0 + np.arange(items)) ** 1.1
+    group_of_item = random.integers(0, groups, items)
+    cumulative = []
+    for group in range(groups):
+        chance = popularity * np.where(group_of_item == group, 8.0, 1.0)
+        cumulative.append(np.cumsum(chance / chance.sum()))
+    group_of_user = random.integers(0, groups, users)
+    drawn = np.empty(int(1.6 * counts.sum()) + users, np.int64)
+    owner = np.repeat(np.arange(users), (1.6 * counts).astype(np.int64) + 1)
+    drawn = np.empty(len(owner), np.int64)
+    for group in range(groups):
+        theirs = group_of_user[owner] == group
+        drawn[theirs] = np.searchsorted(cumulative[group], random.random(theirs.sum()))
+    matrix = sp.csr_matrix((np.ones(len(owner), np.float32), (owner, np.minimum(drawn, items - 1))), (users, items))
+    matrix.data[:] = 1.0
+    return matrix
+
+
+DATA: dict[str, Callable[[], sp.csr_matrix]] = {
+    "gowalla": lambda: sp.csr_matrix(load_gowalla()[0].matrix),
+    "ml20m-like": movielens_like,
+}
+
+
+class Ours:
+    """salience.ALS."""
+
+    def __init__(self, matrix: sp.csr_matrix, items: np.ndarray, threads: int) -> None:
+        self.model = salience.ALS(
+            items.shape[1], unobserved_weight=WEIGHT, regularization=RIDGE, regularization_exponent=0.0, threads=threads
+        )
+        data = Interactions.from_csr(matrix)
+        self.state: Factorization = self.model._start(data, [None, None], None)
+        self.state.items.factors[:] = items
+        self.number = 0
+
+    def epoch(self) -> None:
+        self.number += 1
+        self.state.epoch(self.number)
+
+    def finish(self) -> None:
+        self.state.finish()
+
+    def factors(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.state.users.factors, self.state.items.factors
+
+
+class Implicit:
+    """implicit's ALS; BLAS has one thread, as it asks for."""
+
+    def __init__(self, matrix: sp.csr_matrix, items: np.ndarray, threads: int, *, use_cg: bool) -> None:
+        from implicit.cpu.als import AlternatingLeastSquares
+
+        excess = 1.0 / WEIGHT
+        self.scale = np.float32(np.sqrt(excess / (1.0 + excess)))
+        self.model = AlternatingLeastSquares(
+            factors=items.shape[1], regularization=RIDGE * (1.0 + excess), alpha=1.0 + excess, iterations=1,
+            use_cg=use_cg, num_threads=threads,
+        )  # fmt: skip
+        self.matrix = matrix
+        self.model.user_factors = np.zeros((matrix.shape[0], items.shape[1]), np.float32)
+        self.model.item_factors = items / self.scale
+
+    def epoch(self) -> None:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, "blas"):
+            self.model.fit(self.matrix, show_progress=False)
+
+    def factors(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.model.user_factors * self.scale, self.model.item_factors * self.scale
+
+
+class Irspack:
+    """irspack's IALS trainer."""
+
+    def __init__(self, matrix: sp.csr_matrix, items: np.ndarray, threads: int, *, solver: str) -> None:
+        from irspack.recommenders.ials import IALSTrainer, LossType, SolverType
+
+        kind = getattr(SolverType, solver)
+        self.trainer = IALSTrainer(
+            matrix, items.shape[1], WEIGHT, RIDGE, 0.0, 0.1, kind, 3, 64, LossType.IALSPP, 0, threads, 3, 1
+        )
+        self.trainer.core_trainer.user = np.zeros((matrix.shape[0], items.shape[1]), np.float32)
+        self.trainer.core_trainer.item = items.copy()
+
+    def epoch(self) -> None:
+        self.trainer.run_epoch()
+
+    def factors(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.trainer.core_trainer.user, self.trainer.core_trainer.item
+
+
+CONTESTANTS: dict[str, Callable[[sp.csr_matrix, np.ndarray, int], Any]] = {
+    "salience": Ours,
+    "implicit, CG": lambda *start: Implicit(*start, use_cg=True),
+    "implicit, Cholesky": lambda *start: Implicit(*start, use_cg=False),
+    "irspack, CG": lambda *start: Irspack(*start, solver="CG"),
+    "irspack, iALS++": lambda *start: Irspack(*start, solver="IALSPP"),
+    "irspack, Cholesky": lambda *start: Irspack(*start, solver="CHOLESKY"),
+}
+FAST = ("salience", "implicit, CG", "irspack, CG")
+
+
+def start_of(matrix: sp.csr_matrix, factors: int) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return (random.standard_normal((matrix.shape[1], factors)) * 0.1 / np.sqrt(factors)).astype(np.float32)
+
+
+def race(
+    matrix: sp.csr_matrix, factors: int, epochs: int, threads: int, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Run the contestants' epochs in turn; returns seconds and losses after each epoch, shape (epochs, 2)."""
+    items = start_of(matrix, factors)
+    running = {name: CONTESTANTS[name](matrix, items, threads) for name in names}
+    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    settings = {"unobserved_weight": WEIGHT, "regularization": RIDGE, "regularization_exponent": 0.0}
+    for number in range(epochs):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            time.sleep(PAUSE)
+            begun = time.perf_counter()
+            running[name].epoch()
+            spent = time.perf_counter() - begun
+            before = curves[name][-1][0] if curves[name] else 0.0
+            curves[name].append((before + spent, objective(matrix, *running[name].factors(), **settings)))
+        print(f"  epoch {number + 1} of {epochs}", file=sys.stderr, flush=True)
+    begun = time.perf_counter()
+    running["salience"].finish()
+    finish = time.perf_counter() - begun
+    # The exact users belong to the model that is handed over, whenever that is.
+    curves["salience"] = [(seconds + finish, loss) for seconds, loss in curves["salience"]]
+    return {name: np.array(curve) for name, curve in curves.items()}
+
+
+def time_to(curve: np.ndarray, target: float) -> float:
+    """Seconds at the end of the first epoch that reaches the target."""
+    reached = np.flatnonzero(curve[:, 1] <= target)
+    return float(curve[reached[0], 0]) if len(reached) else float("inf")
+
+
+def rows_of(data: str, factors: int, curves: dict[str, np.ndarray]) -> list[list[str]]:
+    target = float(curves[REFERENCE][-1, 1])
+    ours = time_to(curves["salience"], target)
+    rows = []
+    for name, curve in curves.items():
+        needed = time_to(curve, target)
+        reached = np.flatnonzero(curve[:, 1] <= target)
+        rows.append([
+            data, str(factors), name, f"{1e3 * np.median(np.diff(curve[:, 0])):.0f}",
+            str(reached[0] + 1) if len(reached) else f"over {len(curve)}",
+            f"{needed:.2f}" if np.isfinite(needed) else f"over {curve[-1, 0]:.2f}",
+            f"{needed / ours:.1f}x" if np.isfinite(needed) else f"over {curve[-1, 0] / ours:.1f}x",
+            f"{curve[-1, 1]:.6g}",
+        ])  # fmt: skip
+    return rows
+
+
+def peak_memory(data: str, factors: int, name: str, threads: int) -> str:
+    """Run one epoch in a process of its own; returns what it needs at its peak beyond the data, in MB."""
+    arguments = [sys.executable, __file__, "--memory", name, "--data", data, "--factors", str(factors)]
+    found = subprocess.run([*arguments, "--threads", str(threads)], check=True, capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def measure_memory(data: str, factors: int, name: str, threads: int) -> None:
+    matrix = DATA[data]()
+    items = start_of(matrix, factors)
+
+    def status(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+    CONTESTANTS[name](matrix[:100], items, threads).epoch()  # what importing and starting costs is not counted
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = status("VmRSS")
+    CONTESTANTS[name](matrix, items, threads).epoch()
+    print(f"{(status('VmHWM') - before) / 1024:.0f}")
+
+
+def plot(curves: dict[tuple[str, int], dict[str, np.ndarray]], path: Any) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(len(curves), 4)
+    rows = -(-len(curves) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False)
+    for axis in axes.flat[len(curves) :]:
+        axis.axis("off")
+    for axis, ((data, factors), found) in zip(axes.flat, curves.items(), strict=False):
+        best = min(curve[:, 1].min() for curve in found.values())
+        for name, curve in found.items():
+            axis.plot(
+                curve[:, 0], curve[:, 1] / best - 1 + 1e-5, marker=".", label=name, lw=2 if name == "salience" else 1
+            )
+        axis.set(xscale="log", yscale="log", title=f"{data}, {factors} factors", xlabel="seconds")
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("loss above the lowest")
+    axes[0, 0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=DATA)
+    parser.add_argument("--factors", type=int, nargs="+")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="besides salience and implicit, CG")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--save", help="name of the files in benchmarks/results")
+    options = parser.parse_args()
+    if options.memory:
+        measure_memory(options.data, options.factors[0], options.memory, options.threads)
+        return
+    cases = [(data, factors) for data in ("gowalla", "ml20m-like") for factors in (64, 128, 256, 512)]
+    cases = [case for case in cases if case[0] == "gowalla" or case[1] <= 128]
+    if options.data:
+        cases = [(options.data, factors) for factors in options.factors or (64,)]
+    curves, rows, matrices = {}, [], {}
+    for data, factors in cases:
+        if data not in matrices:
+            matrices[data] = DATA[data]()
+        matrix = matrices[data]
+        matrix.data[:] = 1.0
+        slow = data != "gowalla" or factors > 128
+        names = tuple(dict.fromkeys((*FAST[:2], *(options.contestants or (FAST if slow else CONTESTANTS)))))
+        print(
+            f"{data}: {matrix.shape[0]:,} x {matrix.shape[1]:,}, {matrix.nnz:,} entries, {factors} factors",
+            file=sys.stderr,
+        )
+        curves[data, factors] = race(matrix, factors, options.epochs, options.threads, names)
+        rows += rows_of(data, factors, curves[data, factors])
+    head = [
+        f"{machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels",
+        f"implicit {version('implicit')}, irspack {version('irspack')}",
+        f"unobserved weight {WEIGHT}, ridge {RIDGE}, exponent 0",
+        f"target: the loss of {REFERENCE} after {options.epochs} epochs",
+    ]
+    columns = ["data", "factors", "", "ms an epoch", "epochs to target", "seconds to target", "ratio", "last loss"]
+    text = "\n".join([*("- " + line for line in head), "", markdown(columns, rows)])
+    data, factors = cases[-1]
+    memory = [[data, str(factors), name, peak_memory(data, factors, name, options.threads)] for name in FAST]
+    text += "\n\nPeak memory of one epoch beyond the interactions and the start:\n\n"
+    text += markdown(["data", "factors", "", "MB"], memory)
+    print(text)
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{options.save}.md").write_text("# Training\n\n" + text + "\n")
+        plot(curves, RESULTS / f"{options.save}.png")
+
+
+if __name__ == "__main__":
+    main()
