@@ -153,50 +153,71 @@ def start_of(matrix: sp.csr_matrix, factors: int) -> np.ndarray:
     return (random.standard_normal((matrix.shape[1], factors)) * 0.1 / np.sqrt(factors)).astype(np.float32)
 
 
-def race(
-    matrix: sp.csr_matrix, factors: int, epochs: int, threads: int, names: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-    """Run the contestants' epochs in turn; returns seconds and losses after each epoch, shape (epochs, 2)."""
-    items = start_of(matrix, factors)
-    running = {name: CONTESTANTS[name](matrix, items, threads) for name in names}
-    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    settings = {"unobserved_weight": WEIGHT, "regularization": RIDGE, "regularization_exponent": 0.0}
-    for number in range(epochs):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            time.sleep(PAUSE)
-            begun = time.perf_counter()
-            running[name].epoch()
-            spent = time.perf_counter() - begun
-            before = curves[name][-1][0] if curves[name] else 0.0
-            curves[name].append((before + spent, objective(matrix, *running[name].factors(), **settings)))
-        print(f"  epoch {number + 1} of {epochs}", file=sys.stderr, flush=True)
-    begun = time.perf_counter()
-    running["salience"].finish()
-    finish = time.perf_counter() - begun
-    # The exact users belong to the model that is handed over, whenever that is.
-    curves["salience"] = [(seconds + finish, loss) for seconds, loss in curves["salience"]]
-    return {name: np.array(curve) for name, curve in curves.items()}
+class Race:
+    """Epochs of all contestants in turn; their clocks and their factors after each."""
+
+    def __init__(self, matrix: sp.csr_matrix, factors: int, epochs: int, threads: int, names: tuple[str, ...]) -> None:
+        items = start_of(matrix, factors)
+        running = {name: CONTESTANTS[name](matrix, items, threads) for name in names}
+        self.matrix = matrix
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self.snapshots: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in names}
+        self.losses: dict[tuple[str, int], float] = {}
+        for number in range(epochs):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                time.sleep(PAUSE)
+                begun = time.perf_counter()
+                running[name].epoch()
+                spent = time.perf_counter() - begun
+                self.seconds[name].append(spent + (self.seconds[name][-1] if number else 0.0))
+                users, found = running[name].factors()
+                self.snapshots[name].append((users.copy(), found.copy()))
+            print(f"  epoch {number + 1} of {epochs}", file=sys.stderr, flush=True)
+        begun = time.perf_counter()
+        running["salience"].finish()
+        finish = time.perf_counter() - begun
+        # The exact users belong to the model that is handed over, whenever that is.
+        self.seconds["salience"] = [seconds + finish for seconds in self.seconds["salience"]]
+
+    def loss(self, name: str, epoch: int) -> float:
+        """Return the objective after an epoch (from 0), computed when it is first asked for."""
+        if (name, epoch) not in self.losses:
+            self.losses[name, epoch] = objective(
+                self.matrix, *self.snapshots[name][epoch], unobserved_weight=WEIGHT, regularization=RIDGE,
+                regularization_exponent=0.0,
+            )  # fmt: skip
+        return self.losses[name, epoch]
+
+    def reaches(self, name: str, target: float) -> int | None:
+        """Return the first epoch (from 0) whose loss is at most the target: losses fall."""
+        low, high = 0, len(self.snapshots[name]) - 1
+        if self.loss(name, high) > target:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.loss(name, middle) <= target else (middle + 1, high)
+        return low
+
+    def curve(self, name: str) -> np.ndarray:
+        """Return seconds and losses of the epochs that were measured, shape (n, 2)."""
+        epochs = sorted(epoch for other, epoch in self.losses if other == name)
+        return np.array([(self.seconds[name][epoch], self.losses[name, epoch]) for epoch in epochs])
 
 
-def time_to(curve: np.ndarray, target: float) -> float:
-    """Seconds at the end of the first epoch that reaches the target."""
-    reached = np.flatnonzero(curve[:, 1] <= target)
-    return float(curve[reached[0], 0]) if len(reached) else float("inf")
-
-
-def rows_of(data: str, factors: int, curves: dict[str, np.ndarray]) -> list[list[str]]:
-    target = float(curves[REFERENCE][-1, 1])
-    ours = time_to(curves["salience"], target)
+def rows_of(data: str, factors: int, race: Race) -> list[list[str]]:
+    last = len(race.snapshots[REFERENCE]) - 1
+    target = race.loss(REFERENCE, last)
+    reached = {name: race.reaches(name, target) for name in race.snapshots}
+    ours = reached["salience"]
     rows = []
-    for name, curve in curves.items():
-        needed = time_to(curve, target)
-        reached = np.flatnonzero(curve[:, 1] <= target)
+    for name, epoch in reached.items():
+        needed = race.seconds[name][last if epoch is None else epoch]
+        over = "over " if epoch is None else ""
+        ratio = "-" if ours is None else f"{over}{needed / race.seconds['salience'][ours]:.1f}x"
         rows.append([
-            data, str(factors), name, f"{1e3 * np.median(np.diff(curve[:, 0])):.0f}",
-            str(reached[0] + 1) if len(reached) else f"over {len(curve)}",
-            f"{needed:.2f}" if np.isfinite(needed) else f"over {curve[-1, 0]:.2f}",
-            f"{needed / ours:.1f}x" if np.isfinite(needed) else f"over {curve[-1, 0] / ours:.1f}x",
-            f"{curve[-1, 1]:.6g}",
+            data, str(factors), name, f"{1e3 * np.median(np.diff(race.seconds[name])):.0f}",
+            f"{over}{1 + (last if epoch is None else epoch)}", f"{over}{needed:.2f}", ratio,
+            f"{race.loss(name, last):.6g}",
         ])  # fmt: skip
     return rows
 
@@ -223,12 +244,13 @@ def measure_memory(data: str, factors: int, name: str, threads: int) -> None:
     print(f"{(status('VmHWM') - before) / 1024:.0f}")
 
 
-def plot(curves: dict[tuple[str, int], dict[str, np.ndarray]], path: Any) -> None:
+def plot(races: dict[tuple[str, int], Race], path: Any) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
+    curves = {case: {name: race.curve(name) for name in race.snapshots} for case, race in races.items()}
     columns = min(len(curves), 4)
     rows = -(-len(curves) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False)
@@ -265,7 +287,8 @@ def main() -> None:
     cases = [case for case in cases if case[0] == "gowalla" or case[1] <= 128]
     if options.data:
         cases = [(options.data, factors) for factors in options.factors or (64,)]
-    curves, rows, matrices = {}, [], {}
+    races: dict[tuple[str, int], Race] = {}
+    rows, matrices = [], {}
     for data, factors in cases:
         if data not in matrices:
             matrices[data] = DATA[data]()
@@ -277,8 +300,12 @@ def main() -> None:
             f"{data}: {matrix.shape[0]:,} x {matrix.shape[1]:,}, {matrix.nnz:,} entries, {factors} factors",
             file=sys.stderr,
         )
-        curves[data, factors] = race(matrix, factors, options.epochs, options.threads, names)
-        rows += rows_of(data, factors, curves[data, factors])
+        race = races[data, factors] = Race(matrix, factors, options.epochs, options.threads, names)
+        rows += rows_of(data, factors, race)
+        for name in names if data == "gowalla" else ():
+            for epoch in range(options.epochs):
+                race.loss(name, epoch)
+        race.snapshots = {name: [] for name in names}
     head = [
         f"{machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels",
         f"implicit {version('implicit')}, irspack {version('irspack')}",
@@ -295,7 +322,7 @@ def main() -> None:
     if options.save:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.save}.md").write_text("# Training\n\n" + text + "\n")
-        plot(curves, RESULTS / f"{options.save}.png")
+        plot(races, RESULTS / f"{options.save}.png")
 
 
 if __name__ == "__main__":
