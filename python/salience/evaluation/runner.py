@@ -213,8 +213,8 @@ def evaluate_lists(
 
     rows = _relevant_rows(held_out)
     # Beyond the largest cut-off lists only matter to metrics without one.
-    top = found.rows[rows]
-    wide = sources.widen(held_out.matrix[rows], found.columns)
+    top = found.rows if rows.size == len(found.rows) else found.rows[rows]
+    wide = sources.widen(_part(held_out, rows), found.columns)
     asked = ranks.list_ranks(top, wide, threads=threads)
     values = _measure(
         asked, lists.padded(top, max(k, top.shape[1])), parsed, held_out, rows, learned, None, item_features
@@ -257,8 +257,8 @@ def _measure(
         known = Lists(
             rows_of_lists,
             test.shape[1],
-            test.matrix[rows],
-            None if seen is None else seen.matrix[rows],
+            _part(test, rows),
+            None if seen is None else _part(seen, rows),
             None if train is None else np.bincount(train.matrix.indices, minlength=test.shape[1]).astype(np.int64),
             0 if train is None else int(np.count_nonzero(np.diff(train.matrix.indptr))),
             item_features,
@@ -285,7 +285,7 @@ _F1_PARTS = ("precision", "recall")
 def _held_out(
     found: Ranks, test: Interactions, rows: IntArray, train: Interactions | None, depth: int | None
 ) -> HeldOut:
-    indices = test.matrix[rows].indices
+    indices = _part(test, rows).indices
     counts = None
     if train is not None:
         counts = np.bincount(train.matrix.indices, minlength=test.shape[1])[indices].astype(np.int64)
@@ -374,7 +374,7 @@ class _Task:
         depth = None if draw or any(metric.needs_all_ranks for metric in metrics) else longest
         of_lists = [metric for metric in metrics if metric.kind == "lists"]
         k = longest if keep_lists else _largest_cutoff(of_lists)
-        found = _Collected(self.test.matrix[rows], k, ties=depth is None)
+        found = _Collected(_part(self.test, rows), k, ties=depth is None)
         for start in range(0, rows.size, source.users_a_call):
             asked = known[start : start + source.users_a_call]
             if asked.any():
@@ -451,6 +451,11 @@ def _score(model: Any, users: npt.NDArray[Any], items: npt.NDArray[Any]) -> Floa
             f"model: score() gave {infinite} infinite values; expected finite ones, or NaN where there is no score"
         )
     return scores
+
+
+def _part(data: Interactions, rows: IntArray) -> Any:
+    """Return the matrix of some users, in ascending order; no copy where they are all."""
+    return data.matrix if rows.size == data.shape[0] else data.matrix[rows]
 
 
 def _relevant_rows(test: Interactions) -> IntArray:
