@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from salience._arrays import describe
 
 if TYPE_CHECKING:
-    from salience.interactions import Interactions
+    from salience.interactions import IdMap, Interactions
 
 
 def fraction(value: Any, *, argument: str) -> float:
@@ -41,25 +41,31 @@ def clip_bounds(value: Any, *, argument: str = "clip") -> tuple[float, float] | 
     return low, high
 
 
-def same_axes(train: Interactions, test: Interactions) -> None:
+def same_axes(train: Interactions, test: Interactions, train_name: str = "train", test_name: str = "test") -> None:
     """Raise a ValueError unless both parts have the same users and items in the same order."""
     cut = "cut both from one Interactions"
     if train.shape != test.shape:
         raise ValueError(
-            f"test: {test.shape[0]} users x {test.shape[1]} items; expected the axes of train, "
+            f"{test_name}: {test.shape[0]} users x {test.shape[1]} items; expected the axes of {train_name}, "
             f"{train.shape[0]} x {train.shape[1]} ({cut})"
         )
     for axis, ours, theirs in (
         ("users", train.user_map, test.user_map),
         ("items", train.item_map, test.item_map),
     ):
-        # Parts cut from one Interactions share their maps: only strangers are compared id by id.
-        if ours is theirs or (ours.identity and theirs.identity):
-            continue
-        if not np.array_equal(ours.ids, theirs.ids):
+        if not same_ids(ours, theirs):
             raise ValueError(
-                f"test: {axis} whose ids differ from those of train; expected the same {axis} in the same order ({cut})"
+                f"{test_name}: {axis} whose ids differ from those of {train_name}; expected the same {axis} in the "
+                f"same order ({cut})"
             )
+
+
+def same_ids(first: IdMap, second: IdMap) -> bool:
+    """Tell whether two axes have the same ids in the same order."""
+    # Parts cut from one Interactions share their maps: only strangers are compared id by id.
+    if first is second or len(first) != len(second):
+        return first is second
+    return (first.identity and second.identity) or np.array_equal(first.ids, second.ids)
 
 
 def overlap(first: Interactions, second: Interactions) -> int:
