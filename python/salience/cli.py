@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ try:
     from rich.table import Table
 except ImportError as missing:  # pragma: no cover - exercised by hand in an environment without them
     sys.exit(f"salience needs {missing.name} for its command: pip install 'salience[cli]'")
+
+from salience.bench.command import bench
 
 RANKING = (
     "recall@10",
@@ -328,6 +330,9 @@ def evaluate_command(
     output.print("\nRanking, implicit ALS", report.table(), sep="\n", highlight=False)
 
 
+cli.add_command(bench)
+
+
 @cli.command()
 def doctor() -> None:
     """Say what was built, what this machine offers, what is used, and why not more."""
@@ -350,10 +355,10 @@ def doctor() -> None:
     output.print(f"CUDA module: {config['cuda']}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a bad argument ends it with one line and exit status 1."""
     try:
-        cli()
+        cli(arguments)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         errors.print(f"[red]salience:[/red] {error}", highlight=False)
         sys.exit(1)
