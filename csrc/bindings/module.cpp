@@ -173,6 +173,7 @@ py::dict config() {
 PYBIND11_MODULE(_core, module) {
   module.attr("__version__") = SALIENCE_VERSION;
   module.def("config", config);
+  bind_evaluation(module);
   bind_index(module);
   module.def("use_instruction_set", cpu::use_instruction_set, py::arg("name"));
   module.def("machine_limits", machine_limits, py::arg("threads"));

@@ -141,4 +141,102 @@ struct RowLossArguments {
   double* out = nullptr;
 };
 
+// Where held-out items stand. A rank counts from 1: one more than the candidates that come before the item
+// in the order above. Candidates are what `exclude` and `allowed` leave. A held-out item that is no
+// candidate, or that a list does not hold, has rank 0.
+//   held_out: (m, n) pattern; every row ascending, without duplicates. So is every row of `exclude`.
+//   ranks: one per held-out entry. lengths: one per row, its candidates (of a list: filled slots).
+//   better, equal: null, or one per entry: candidates with a better score, others with the same score.
+struct HeldOutRanks {
+  Csr held_out;
+  int64_t* ranks = nullptr;
+  int64_t* lengths = nullptr;
+  int64_t* better = nullptr;
+  int64_t* equal = nullptr;
+};
+
+// Ranks by the canonical inner products of queries (m, d) and items (n, d), all finite.
+//   lists: no columns, or the best of each row as TopKArguments gives them; then ranks beyond its columns are
+//   0,
+//          better and equal must be null, and the cost is that of the top-k search.
+//   Cost without lists: 2 m n d float64 operations, and a comparison of each score with each held-out one.
+//   Memory: one block of scores per thread.
+struct FactorRanksArguments {
+  Matrix<const float> queries;
+  Matrix<const float> items;
+  Csr exclude;
+  const uint8_t* allowed = nullptr;
+  Matrix<int64_t> lists;
+  HeldOutRanks out;
+};
+
+// Ranks by given scores (m, n), larger first; T is float or double.
+//   Errors: NaN among the scores of candidates, with its row.
+template <class T>
+struct ScoreRanksArguments {
+  Matrix<const T> scores;
+  Csr exclude;
+  const uint8_t* allowed = nullptr;
+  HeldOutRanks out;
+};
+
+// Ranks in given lists (m, k): item rows, best first, -1 for slots that hold nothing and take no rank from
+// the others; `items` is n. better and equal must be null.
+//   Errors: an item row out of range, or twice in a list.
+struct ListRanksArguments {
+  Matrix<const int64_t> lists;
+  HeldOutRanks out;
+};
+
+// What RankMetric computes; definitions in python/salience/evaluation/metrics.py, where the names are.
+enum class RankFormula {
+  precision,
+  precision_returned,
+  recall,
+  recall_capped,
+  hit_rate,
+  f1,
+  average_precision,
+  average_precision_relevant,
+  average_precision_cutoff,
+  average_precision_returned,
+  reciprocal_rank,
+  all_reciprocal_ranks,
+  ndcg,
+  ndcg_relevant,
+  ndcg_cutoff,
+  ndcg_returned,
+  ndcg_linear,
+  ndcg_exponential,
+  rank_biased_precision,
+  r_precision,
+  auc,
+  auc_ordered,
+  expected_precision,
+  expected_recall,
+  expected_ndcg,
+  count
+};
+
+struct RankMetric {
+  RankFormula formula = RankFormula::precision;
+  int64_t cutoff = 0;      // at least 1
+  double parameter = 0.0;  // persistence of rank_biased_precision
+};
+
+// out(metric, row) = the metric of one row, from the ranks of its held-out items. Sums run in the order of
+// ranks. NaN where the definition divides by zero, and for rows without held-out items.
+//   held_out: values are the gains of graded metrics, finite and not negative; null where none is asked for.
+//   better, equal: needed by auc and the expected_... formulas.
+//   Cost: O(r log r) for r entries of a row, then O(hits) a metric.
+struct RankMetricsArguments {
+  Csr held_out;
+  const int64_t* ranks = nullptr;
+  const int64_t* lengths = nullptr;
+  const int64_t* better = nullptr;
+  const int64_t* equal = nullptr;
+  const RankMetric* metrics = nullptr;
+  Matrix<double> out;
+};
+
 }  // namespace salience

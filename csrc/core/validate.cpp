@@ -63,6 +63,27 @@ Status expect_sound(const char* name, const Csr& csr, int64_t rows, int64_t colu
   return {};
 }
 
+// Sound, and every row ascending without duplicates.
+Status expect_sorted(const char* name, const Csr& csr, int64_t rows, int64_t columns) {
+  SALIENCE_RETURN_IF_ERROR(expect_sound(name, csr, rows, columns));
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t e = csr.indptr[i] + 1; e < csr.indptr[i + 1]; ++e) {
+      if (csr.indices[e - 1] >= csr.indices[e]) {
+        return Status::invalid(std::string(name) + ": row " + std::to_string(i) + " holds column " +
+                               std::to_string(csr.indices[e - 1]) + " before " +
+                               std::to_string(csr.indices[e]) + "; expected ascending columns");
+      }
+    }
+  }
+  return {};
+}
+
+Status expect_candidates(const Csr& exclude, const HeldOutRanks& out, int64_t rows, int64_t columns) {
+  SALIENCE_RETURN_IF_ERROR(expect_sorted("held_out", out.held_out, rows, columns));
+  if (exclude.indptr == nullptr) return {};
+  return expect_sorted("exclude", exclude, rows, columns);
+}
+
 template <class T>
 Status expect_padded(const char* name, const Matrix<T>& matrix) {
   if (matrix.row_stride % kFactorPadding == 0 && matrix.row_stride >= matrix.columns) return {};
@@ -148,6 +169,45 @@ Status validate(const HalfStepArguments& arguments) {
 
 Status validate(const RowLossArguments& arguments) {
   return expect_observations(arguments.data, arguments.solution);
+}
+
+Status validate(const FactorRanksArguments& arguments) {
+  const auto& [queries, items, exclude, allowed, lists, out] = arguments;
+  SALIENCE_RETURN_IF_ERROR(expect_same_width("items", items, "queries", queries));
+  SALIENCE_RETURN_IF_ERROR(expect_item_count("items", items.rows));
+  if (lists.columns > 0) {
+    SALIENCE_RETURN_IF_ERROR(expect_k(lists.columns, "items", items.rows));
+    SALIENCE_RETURN_IF_ERROR(expect_shape("lists", lists, queries.rows, lists.columns));
+  }
+  return expect_candidates(exclude, out, queries.rows, items.rows);
+}
+
+template <class T>
+Status validate(const ScoreRanksArguments<T>& arguments) {
+  const auto& [scores, exclude, allowed, out] = arguments;
+  SALIENCE_RETURN_IF_ERROR(expect_item_count("scores.T", scores.columns));
+  return expect_candidates(exclude, out, scores.rows, scores.columns);
+}
+
+template Status validate(const ScoreRanksArguments<float>&);
+template Status validate(const ScoreRanksArguments<double>&);
+
+Status validate(const ListRanksArguments& arguments) {
+  const Csr& held_out = arguments.out.held_out;
+  return expect_sorted("held_out", held_out, arguments.lists.rows, held_out.columns);
+}
+
+Status validate(const RankMetricsArguments& arguments) {
+  const Csr& held_out = arguments.held_out;
+  for (int64_t m = 0; m < arguments.out.rows; ++m) {
+    const RankMetric& metric = arguments.metrics[m];
+    if (metric.cutoff < 1 || metric.formula < RankFormula{} || metric.formula >= RankFormula::count) {
+      return Status::invalid("metrics: formula " + std::to_string(static_cast<int>(metric.formula)) +
+                             " at cut-off " + std::to_string(metric.cutoff) +
+                             "; expected a known formula and a cut-off of at least 1");
+    }
+  }
+  return expect_shape("out", arguments.out, arguments.out.rows, held_out.rows);
 }
 
 }  // namespace salience

@@ -17,5 +17,10 @@ Status validate(const GramianArguments& arguments);
 Status validate(const RotateArguments& arguments);
 Status validate(const HalfStepArguments& arguments);
 Status validate(const RowLossArguments& arguments);
+Status validate(const FactorRanksArguments& arguments);
+template <class T>
+Status validate(const ScoreRanksArguments<T>& arguments);
+Status validate(const ListRanksArguments& arguments);
+Status validate(const RankMetricsArguments& arguments);
 
 }  // namespace salience

@@ -124,6 +124,12 @@ struct KernelTable {
   int64_t (*select_float)(const float* values, int64_t count, float threshold, uint32_t* out);
   int64_t (*select_double)(const double* values, int64_t count, double threshold, uint32_t* out);
 
+  // below[b] = how many of values[0 .. count) are smaller than bounds[b]; NaN is not.
+  void (*count_below_float)(const float* values, int64_t count, const float* bounds, int64_t bound_count,
+                            int64_t* below);
+  void (*count_below_double)(const double* values, int64_t count, const double* bounds, int64_t bound_count,
+                             int64_t* below);
+
   // sums += upper blocks of rows^T rows, float32 products, over `count` <= 128 rows. rows and sums
   // are padded: row_stride and sum_stride leave room for gramian_padding more columns.
   void (*gramian)(const float* rows, int64_t row_stride, int64_t count, int64_t factors, double* sums,

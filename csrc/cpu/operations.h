@@ -15,5 +15,10 @@ Status gramian(const GramianArguments& arguments, const Context& context);
 Status rotate(const RotateArguments& arguments, const Context& context);
 Status half_step(const HalfStepArguments& arguments, const Context& context);
 Status row_loss(const RowLossArguments& arguments, const Context& context);
+Status factor_ranks(const FactorRanksArguments& arguments, const Context& context);
+template <class T>
+Status score_ranks(const ScoreRanksArguments<T>& arguments, const Context& context);
+Status list_ranks(const ListRanksArguments& arguments, const Context& context);
+Status rank_metrics(const RankMetricsArguments& arguments, const Context& context);
 
 }  // namespace salience::cpu

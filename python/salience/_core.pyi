@@ -93,3 +93,36 @@ def row_loss(
     threads: int,
 ) -> npt.NDArray[np.float64]: ...
 def random_normal(seed: int, stream: int, rows: int, columns: int) -> _Float32: ...
+
+rank_formulas: dict[str, int]
+_Pattern = tuple[_Int64, _Int32]
+_Ranks = tuple[_Int64, _Int64, _Int64, _Int64]
+
+def factor_ranks(
+    queries: _Float32,
+    items: _Float32,
+    relevant: _Pattern,
+    exclude: _Pattern | None,
+    allowed: npt.NDArray[np.bool_] | None,
+    depth: int,
+    threads: int,
+) -> tuple[_Ranks, _Int64]: ...
+def score_ranks(
+    scores: npt.NDArray[Any],
+    relevant: _Pattern,
+    exclude: _Pattern | None,
+    allowed: npt.NDArray[np.bool_] | None,
+    threads: int,
+) -> _Ranks: ...
+def list_ranks(recommended: _Int64, relevant: _Pattern, items: int, threads: int) -> _Ranks: ...
+def rank_metrics(
+    relevant: _Pattern,
+    gains: _Float32 | None,
+    ranks: _Int64,
+    lengths: _Int64,
+    better: _Int64,
+    equal: _Int64,
+    items: int,
+    formulas: list[tuple[int, int, float]],
+    threads: int,
+) -> npt.NDArray[np.float64]: ...

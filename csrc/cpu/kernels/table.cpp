@@ -1,6 +1,7 @@
 // Compiled once per instruction set, with SALIENCE_TABLE naming the one symbol it exports.
 #include "cpu/kernels/als.h"
 #include "cpu/kernels/canonical.h"
+#include "cpu/kernels/count.h"
 #include "cpu/kernels/encode.h"
 #include "cpu/kernels/gramian.h"
 #include "cpu/kernels/limits.h"
@@ -18,10 +19,30 @@ int64_t screen(const ScreenArguments& a) {
 }
 
 constexpr salience::cpu::KernelTable kTable = {
-    kLanes,          kEncoding,  kTileRows,     encode,       centred_squares, widen_half,
-    widen_bfloat,    enter_scan, leave_scan,    screen,       screen_few,      bare_products,
-    bare_read,       canonical,  squared_norms, select_float, select_double,   gramian,
-    kGramianPadding, rotate,     als_solve,     als_loss,
+    kLanes,
+    kEncoding,
+    kTileRows,
+    encode,
+    centred_squares,
+    widen_half,
+    widen_bfloat,
+    enter_scan,
+    leave_scan,
+    screen,
+    screen_few,
+    bare_products,
+    bare_read,
+    canonical,
+    squared_norms,
+    select_float,
+    select_double,
+    count_below_float,
+    count_below_double,
+    gramian,
+    kGramianPadding,
+    rotate,
+    als_solve,
+    als_loss,
 };
 
 }  // namespace

@@ -1,23 +1,45 @@
-"""How good recommendations are: metrics, leak-safe splits, evaluation of models and of lists."""
+"""How good recommendations are: metrics, leak-safe splits, evaluation, comparison."""
 
-from salience.evaluation import metrics, splits
+from salience.evaluation import metrics, splits, statistics
+from salience.evaluation.beyond import Lists
+from salience.evaluation.comparison import Comparison, Pair, compare
 from salience.evaluation.cross_validation import cross_validate
-from salience.evaluation.metrics import Metric, parse_metric, rank_hits, ranking_metrics
-from salience.evaluation.report import Report
+from salience.evaluation.lists import read_qrels, read_run
+from salience.evaluation.metrics import Metric, metric_names, parse_metric, rating_metrics
+from salience.evaluation.ranks import Ranks, factor_lists, factor_ranks, list_ranks, score_ranks
+from salience.evaluation.report import HeldOut, Report
 from salience.evaluation.runner import DEFAULT_METRICS, evaluate, evaluate_lists
+from salience.evaluation.slices import Slices
+from salience.evaluation.sources import BlockScores, Factors
 from salience.evaluation.splits import Split
 
 __all__ = [
     "DEFAULT_METRICS",
+    "BlockScores",
+    "Comparison",
+    "Factors",
+    "HeldOut",
+    "Lists",
     "Metric",
+    "Pair",
+    "Ranks",
     "Report",
+    "Slices",
     "Split",
+    "compare",
     "cross_validate",
     "evaluate",
     "evaluate_lists",
+    "factor_lists",
+    "factor_ranks",
+    "list_ranks",
+    "metric_names",
     "metrics",
     "parse_metric",
-    "rank_hits",
-    "ranking_metrics",
+    "rating_metrics",
+    "read_qrels",
+    "read_run",
+    "score_ranks",
     "splits",
+    "statistics",
 ]

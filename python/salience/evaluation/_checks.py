@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from salience._arrays import describe
 
 if TYPE_CHECKING:
-    from salience.interactions import Interactions
+    from salience.interactions import IdMap, Interactions
 
 
 def fraction(value: Any, *, argument: str) -> float:
@@ -53,13 +53,18 @@ def same_axes(train: Interactions, test: Interactions) -> None:
         ("users", train.user_map, test.user_map),
         ("items", train.item_map, test.item_map),
     ):
-        # Parts cut from one Interactions share their maps: only strangers are compared id by id.
-        if ours is theirs or (ours.identity and theirs.identity):
-            continue
-        if not np.array_equal(ours.ids, theirs.ids):
+        if not same_ids(ours, theirs):
             raise ValueError(
                 f"test: {axis} whose ids differ from those of train; expected the same {axis} in the same order ({cut})"
             )
+
+
+def same_ids(first: IdMap, second: IdMap) -> bool:
+    """Tell whether two axes have the same ids in the same order."""
+    # Parts cut from one Interactions share their maps: only strangers are compared id by id.
+    if first is second or len(first) != len(second):
+        return first is second
+    return (first.identity and second.identity) or np.array_equal(first.ids, second.ids)
 
 
 def overlap(first: Interactions, second: Interactions) -> int:

@@ -1,39 +1,91 @@
-r"""Metrics of ranked lists and of predicted ratings, each under a name that states its convention.
+r"""Metrics, each under a name that states its convention.
 
 Libraries disagree about what "recall" or "MAP" divides by, and the difference can exceed that
-between two models. Here the name says which is meant. For one user with the relevant items R (the
-user's test interactions), a list of recommended items whose first k slots hold ``hits`` members of
-R, and ``rel_j`` = 1 where slot j (counted from 1) is a hit and 0 elsewhere:
+between two models. Here the name says which is meant: ``base@cut-off:convention``. Where a convention
+is named after nothing else, it is named after its denominator.
 
-================== =============================================================================
-name               value for one user
-================== =============================================================================
-recall@k           hits / \\|R\\|
-recall@k:capped    hits / min(k, \\|R\\|)
-precision@k        hits / k, also where the list is shorter than k
-hit_rate@k         1 where hits > 0, else 0
-map@k              sum over j <= k of rel_j * (hits in the first j) / j, over min(k, \\|R\\|)
-map@k:relevant     the same sum over \\|R\\|
-mrr@k              1 / (slot of the first hit), 0 without a hit in the first k
-ndcg@k             sum over j <= k of rel_j / log2(j + 1), over the same sum for min(k, \\|R\\|)
-                   leading hits
-ndcg@k:graded      sum over j <= k of (2^v - 1) / log2(j + 1), v the test value of the item in
-                   slot j, over the same sum for R sorted by value; 0 where every v is 0
-================== =============================================================================
+**Ranking.** For one user with the relevant items R (the user's test interactions) and a list of n
+items without those seen in training, of which the first k slots count: ``hits`` members of R are among
+them, and ``rel_j`` = 1 where slot j (from 1) holds one, else 0. Users without relevant items enter no mean.
 
-A ranking metric's value is the mean over users. For ratings, with the error e = predicted - actual
-of every rated pair:
+========================== ======================================================================
+name                       value for one user
+========================== ======================================================================
+precision@k                hits / k, also where the list is shorter than k
+precision@k:returned       hits / min(k, n); 0 for an empty list
+precision@k:expected       the expectation of precision@k where tied items stand in random order
+recall@k                   hits / \|R\|
+recall@k:capped            hits / min(k, \|R\|)
+recall@k:expected          as precision@k:expected
+hit_rate@k                 1 where hits > 0, else 0
+f1@k                       2 hits / (k + \|R\|), the harmonic mean of precision@k and recall@k
+f1@k:means                 no value of users: the harmonic mean of the mean precision@k and recall@k
+map@k                      S / min(k, \|R\|), S the sum over j <= k of rel_j (hits in the first j) / j
+map@k:relevant             S / \|R\|
+map@k:cutoff               S / k
+map@k:returned             S / min(k, n, \|R\|); 0 for an empty list
+mrr@k                      1 / (slot of the first hit), 0 without a hit in the first k
+arhr@k                     sum over j <= k of rel_j / j: the reciprocal ranks of all hits
+ndcg@k                     D / ideal of min(k, \|R\|) leading hits; D the sum over j <= k of
+                           rel_j / log2(j + 1)
+ndcg@k:relevant            D / ideal of \|R\| leading hits, not cut off at k
+ndcg@k:cutoff              D / ideal of k leading hits, however few are relevant
+ndcg@k:returned            D / ideal of min(k, n, \|R\|) leading hits; 0 for an empty list
+ndcg@k:linear              gains v in place of rel_j, v the test value of the item; ideal: R sorted by v,
+                           cut off at k; 0 where every v is 0
+ndcg@k:exponential         the same with gains 2^v - 1
+ndcg@k:expected            the expectation of ndcg@k where tied items stand in random order
+rbp@k, rbp@k:p             (1 - p) times the sum over j <= k of rel_j p^(j - 1); p is 0.8 where not given
+r_precision                hits in the first \|R\| slots / \|R\|
+auc                        share of the pairs (member of R, other candidate) in the right order, ties half
+auc:ordered                the same, where ties stand in the order of items
+========================== ======================================================================
+
+Without a cut-off, map, mrr, arhr, ndcg and rbp look at the whole ranking: of all candidates, or all of a
+given list. These, r_precision, auc and what is "expected" need the ranks of all held-out items: a model of
+factors or scores, not lists alone.
+
+**Beyond accuracy.** For the first k of all lists; c_i counts the users of item i in training.
+
+=========================== =====================================================================
+name                        value
+=========================== =====================================================================
+coverage@k                  items in any list / all items (no value of users)
+user_coverage@k             1 for a user with at least one recommended item, else 0
+gini@k                      Gini index of how often each item is recommended, over all items, also
+                            those that never are; 0: all alike (no value of users)
+entropy@k                   Shannon entropy of the recommended items, in nats (no value of users)
+novelty@k                   mean over the list of -log2(max(c_i, 1) / users)
+popularity@k                mean over the list of c_i
+popularity@k:lift           mean c_i over the list / mean c_i over the user's training items - 1
+tail_share@k                share of the list in the long tail: the least popular items that hold no more
+                            than 20 % of the training interactions together
+diversity@k                 mean over the pairs of the list of 1 - cosine of their features
+serendipity@k               sum over the hits of max(P(slot) - P(popularity rank), 0) / k, where
+                            P(r) = (items + 1 - r) / items
+serendipity@k:unexpected    hits that are not among the k most popular items the user has not seen / k
+calibration@k               KL divergence (nats) of the list's categories from the user's in training,
+                            smoothed with 1 % of the latter
+calibration@k:jensen_shannon  the Jensen-Shannon divergence of the two, in bits: at most 1
+=========================== =====================================================================
+
+NaN where a user has no value, such as the diversity of a list of one; the mean is over the others.
+
+**Ratings.** With the error e = predicted - actual of every rated pair:
 
 ========= ======================================================================================
 name      value
 ========= ======================================================================================
 rmse      square root of the mean of e^2 over all pairs
-mae       mean of \\|e\\| over all pairs
+mae       mean of \|e\| over all pairs
 rmse:user mean over users of the square root of the mean of e^2 over the user's pairs
-mae:user  mean over users of the mean of \\|e\\| over the user's pairs
+mae:user  mean over users of the mean of \|e\| over the user's pairs
 ========= ======================================================================================
 
-NDCG: Järvelin and Kekäläinen, ACM TOIS 20(4), 2002; graded gains: Burges et al., ICML 2005.
+Sources: Järvelin and Kekäläinen, ACM TOIS 20(4), 2002 (NDCG); Burges et al., ICML 2005 (2^v - 1);
+Moffat and Zobel, ACM TOIS 27(1), 2008 (RBP); McSherry and Najork, ECIR 2008 (ties); Mann and Whitney,
+1947 (AUC by ranks); Zhou et al., PNAS 107(10), 2010 (novelty); Abdollahpouri et al., RMSE workshop, 2019
+(popularity lift, long tail); Ge et al., RecSys 2010 (unexpectedness); Steck, RecSys 2018 (calibration).
 """
 
 from __future__ import annotations
@@ -41,38 +93,116 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_RATING_DEFINITIONS = {
-    ("rmse", None): "square root of the mean squared error over all rated pairs",
-    ("mae", None): "mean absolute error over all rated pairs",
-    ("rmse", "user"): "mean over users of the user's root mean squared error",
-    ("mae", "user"): "mean over users of the user's mean absolute error",
-}
+Kind = Literal["ranking", "lists", "rating"]
+_PERSISTENCE = 0.8
 
-_RANKING_DEFINITIONS = {
-    ("recall", None): "hits / relevant items",
-    ("recall", "capped"): "hits / min(k, relevant items)",
-    ("precision", None): "hits / k",
-    ("hit_rate", None): "1 where there is a hit in the first k",
-    ("map", None): "sum of the precisions at the hits / min(k, relevant items)",
-    ("map", "relevant"): "sum of the precisions at the hits / relevant items",
-    ("mrr", None): "1 / slot of the first hit",
-    ("ndcg", None): "binary gains, log2 discount, ideal over min(k, relevant items)",
-    ("ndcg", "graded"): "gains 2^value - 1, log2 discount, ideal over the k largest gains",
+
+class _Definition(NamedTuple):
+    text: str
+    kind: Kind = "ranking"
+    cutoff: Literal["required", "optional", "none"] = "required"
+    formula: str | None = None  # of the compiled module, where it computes the metric
+    ties: bool = False  # needs to know how many items tie with each
+    graded: bool = False
+    users: bool = True  # whether users have values of their own
+    lower: bool = False  # lower is better
+
+
+def _ranking(text: str, formula: str | None, **options: Any) -> _Definition:
+    return _Definition(text, formula=formula, **options)
+
+
+def _lists(text: str, **options: Any) -> _Definition:
+    return _Definition(text, "lists", **options)
+
+
+def _rating(text: str) -> _Definition:
+    return _Definition(text, "rating", "none", lower=True)
+
+
+_DEFINITIONS: dict[tuple[str, str | None], _Definition] = {
+    ("precision", None): _ranking("hits / k", "precision"),
+    ("precision", "returned"): _ranking("hits / min(k, items in the list)", "precision_returned"),
+    ("precision", "expected"): _ranking("hits / k, expected over the orders of ties", "expected_precision", ties=True),
+    ("recall", None): _ranking("hits / relevant items", "recall"),
+    ("recall", "capped"): _ranking("hits / min(k, relevant items)", "recall_capped"),
+    ("recall", "expected"): _ranking(
+        "hits / relevant items, expected over the orders of ties", "expected_recall", ties=True
+    ),
+    ("hit_rate", None): _ranking("1 where there is a hit in the first k", "hit_rate"),
+    ("f1", None): _ranking("mean over users of the harmonic mean of precision and recall", "f1"),
+    ("f1", "means"): _ranking("harmonic mean of the mean precision and the mean recall", None, users=False),
+    ("map", None): _ranking(
+        "sum of the precisions at the hits / min(k, relevant items)", "average_precision", cutoff="optional"
+    ),
+    ("map", "relevant"): _ranking("sum of the precisions at the hits / relevant items", "average_precision_relevant"),
+    ("map", "cutoff"): _ranking("sum of the precisions at the hits / k", "average_precision_cutoff"),
+    ("map", "returned"): _ranking(
+        "sum of the precisions at the hits / min(k, relevant items, items in the list)", "average_precision_returned"
+    ),
+    ("mrr", None): _ranking("1 / slot of the first hit", "reciprocal_rank", cutoff="optional"),
+    ("arhr", None): _ranking("sum of 1 / slot over all hits", "all_reciprocal_ranks", cutoff="optional"),
+    ("ndcg", None): _ranking(
+        "binary gains, log2 discount, ideal over min(k, relevant items)", "ndcg", cutoff="optional"
+    ),
+    ("ndcg", "relevant"): _ranking("binary gains, log2 discount, ideal over all relevant items", "ndcg_relevant"),
+    ("ndcg", "cutoff"): _ranking("binary gains, log2 discount, ideal of k hits", "ndcg_cutoff"),
+    ("ndcg", "returned"): _ranking(
+        "binary gains, log2 discount, ideal over min(k, relevant items, items in the list)", "ndcg_returned"
+    ),
+    ("ndcg", "linear"): _ranking(
+        "gains as valued, log2 discount, ideal over the k largest", "ndcg_linear", cutoff="optional", graded=True
+    ),
+    ("ndcg", "exponential"): _ranking(
+        "gains 2^value - 1, log2 discount, ideal over the k largest", "ndcg_exponential", cutoff="optional", graded=True
+    ),
+    ("ndcg", "expected"): _ranking(
+        "binary gains, log2 discount, expected over the orders of ties", "expected_ndcg", cutoff="optional", ties=True
+    ),
+    ("rbp", None): _ranking(
+        f"rank-biased precision, persistence {_PERSISTENCE}", "rank_biased_precision", cutoff="optional"
+    ),
+    ("r_precision", None): _ranking(
+        "hits in as many slots as items are relevant / relevant items", "r_precision", cutoff="none"
+    ),
+    ("auc", None): _ranking("share of pairs in the right order, ties half", "auc", cutoff="none", ties=True),
+    ("auc", "ordered"): _ranking(
+        "share of pairs in the right order, ties by item", "auc_ordered", cutoff="none", ties=True
+    ),
+    ("coverage", None): _lists("recommended items / all items", users=False),
+    ("user_coverage", None): _lists("share of users with a recommendation"),
+    ("gini", None): _lists("Gini index of recommendations over all items", users=False, lower=True),
+    ("entropy", None): _lists("Shannon entropy of the recommended items, nats", users=False),
+    ("novelty", None): _lists("mean of -log2(share of users who had the item)"),
+    ("popularity", None): _lists("mean number of users who had the item", lower=True),
+    ("popularity", "lift"): _lists("mean popularity of the list / that of the user's history - 1", lower=True),
+    ("tail_share", None): _lists("share of the list in the long tail"),
+    ("diversity", None): _lists("mean of 1 - cosine over the pairs of the list"),
+    ("serendipity", None): _lists("hits weighted by how much higher they stand than popularity has them, / k"),
+    ("serendipity", "unexpected"): _lists("hits that popularity would not have recommended / k"),
+    ("calibration", None): _lists("KL divergence of the list's categories from the user's, nats", lower=True),
+    ("calibration", "jensen_shannon"): _lists(
+        "Jensen-Shannon divergence of the list's and the user's categories, bits", lower=True
+    ),
+    ("rmse", None): _rating("square root of the mean squared error over all rated pairs"),
+    ("mae", None): _rating("mean absolute error over all rated pairs"),
+    ("rmse", "user"): _rating("mean over users of the user's root mean squared error"),
+    ("mae", "user"): _rating("mean over users of the user's mean absolute error"),
 }
 
 # Seventeen digits keep every cut-off within int64.
-_NAME = re.compile(r"(?P<base>\w+)(?:@(?P<cutoff>[1-9][0-9]{0,16}))?(?::(?P<convention>\w+))?")
+_NAME = re.compile(r"(?P<base>\w+)(?:@(?P<cutoff>[1-9][0-9]{0,16}))?(?::(?P<convention>[\w.]+))?")
+_PERSISTENCE_TEXT = re.compile(r"0?\.[0-9]{1,12}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +216,7 @@ class Metric:
     base : str
         The name without cut-off and convention, such as ``"recall"``.
     cutoff : int or None
-        k, the number of slots looked at; None for rating metrics.
+        k, the number of slots looked at; None for rating metrics and whole rankings.
     convention : str or None
         What follows the colon; None for the default convention.
     """
@@ -97,21 +227,70 @@ class Metric:
     convention: str | None
 
     @property
+    def _defined(self) -> _Definition:
+        return _DEFINITIONS[self.base, None if self.base == "rbp" else self.convention]
+
+    @property
     def definition(self) -> str:
         """The formula in one line."""
-        key = (self.base, self.convention)
-        return _RANKING_DEFINITIONS.get(key) or _RATING_DEFINITIONS[key]
+        if self.base == "rbp" and self.convention:
+            return f"rank-biased precision, persistence {self.parameter}"
+        return self._defined.text
+
+    @property
+    def kind(self) -> Kind:
+        """What it measures: ``"ranking"`` (hits), ``"lists"`` (beyond accuracy) or ``"rating"``."""
+        return self._defined.kind
 
     @property
     def pooled(self) -> bool:
-        """Whether the value is taken over all pairs at once, not as a mean over users."""
-        return self.cutoff is None and self.convention is None
+        """Whether the value is taken over all rated pairs at once, not as a mean over users."""
+        return self.kind == "rating" and self.convention is None
+
+    @property
+    def has_users(self) -> bool:
+        """Whether every user has a value; otherwise there is only one of all lists together."""
+        return self._defined.users
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether smaller values are better."""
+        return self._defined.lower
+
+    @property
+    def parameter(self) -> float:
+        """The persistence of ``rbp``; 0 for others."""
+        if self.base != "rbp":
+            return 0.0
+        return float(self.convention) if self.convention else _PERSISTENCE
+
+    @property
+    def formula(self) -> str | None:
+        """Name of the compiled formula, where it is one of ranks."""
+        return self._defined.formula
+
+    @property
+    def graded(self) -> bool:
+        """Whether the values of test interactions matter."""
+        return self._defined.graded
+
+    @property
+    def needs_ties(self) -> bool:
+        """Whether it must know the scores that tie, which a list does not tell."""
+        return self._defined.ties
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Whether the ranks of all held-out items matter, not only those in a list."""
+        return self.kind == "ranking" and (self.cutoff is None or self.needs_ties)
 
 
 def metric_names(cutoff: int | str = "k") -> list[str]:
-    """Names of all metrics, ranking metrics at ``cutoff``."""
-    names = [_spell(base, cutoff, convention) for base, convention in _RANKING_DEFINITIONS]
-    return names + [_spell(base, None, convention) for base, convention in _RATING_DEFINITIONS]
+    """Names of all metrics, those with a cut-off at ``cutoff``."""
+    return [
+        _spell(base, None if definition.cutoff == "none" else cutoff, convention)
+        for (base, convention), definition in _DEFINITIONS.items()
+    ]
 
 
 def parse_metric(name: str) -> Metric:
@@ -160,279 +339,19 @@ def _parse(name: str, argument: str) -> Metric:
     if match:
         base, convention = match["base"], match["convention"]
         cutoff = int(match["cutoff"]) if match["cutoff"] else None
-        known = _RATING_DEFINITIONS if cutoff is None else _RANKING_DEFINITIONS
-        if (base, convention) in known:
-            return Metric(name, base, cutoff, convention)
+        persistent = base == "rbp" and convention is not None and bool(_PERSISTENCE_TEXT.fullmatch(convention))
+        definition = _DEFINITIONS.get((base, None if persistent else convention))
+        persistent = persistent and float(convention) > 0
+        if definition and (convention is None or base != "rbp" or persistent):
+            allowed = {"required": cutoff is not None, "none": cutoff is None, "optional": True}
+            if allowed[definition.cutoff]:
+                return Metric(name, base, cutoff, convention)
     digits = re.search(r"@([1-9][0-9]{0,16})(?![0-9])", name)
     near = difflib.get_close_matches(name, metric_names(digits[1] if digits else "20"), n=1)
     suggestion = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
         f"{argument}: {name!r}; expected one of {', '.join(metric_names())}, k a whole number of at least 1{suggestion}"
     )
-
-
-@dataclass(frozen=True)
-class _Hits:
-    """The hits of all lists, ordered by user and then by position.
-
-    Working on the hits instead of on (users, k) tables makes every metric cost what there is to
-    count, and sums each user's terms in the order of the list.
-    """
-
-    users: IntArray  # row of each hit
-    positions: IntArray  # its slot, counted from 0
-    ordinals: IntArray  # how many hits the same user has before it
-    entries: IntArray  # where the hit is stored in the relevant matrix
-    relevant: sparse.csr_matrix[np.float64]
-    sizes: IntArray  # relevant items of each user
-
-    def total(self, weights: FloatArray | None, kept: npt.NDArray[np.bool_]) -> FloatArray:
-        """Sum ``weights`` (ones where None) of the kept hits over each user."""
-        chosen = None if weights is None else weights[kept]
-        totals = np.bincount(self.users[kept], weights=chosen, minlength=self.sizes.size)
-        return totals.astype(np.float64, copy=False)
-
-    def count(self, k: int) -> FloatArray:
-        return self.total(None, self.positions < k)
-
-
-def rank_hits(recommended: npt.ArrayLike, relevant: sparse.spmatrix | sparse.sparray) -> npt.NDArray[np.bool_]:
-    """Tell which slots of recommended lists hold a relevant item.
-
-    Parameters
-    ----------
-    recommended : integer array of shape (n, k)
-        Item rows, best first; -1 fills the slots that hold nothing and may stand anywhere.
-    relevant : scipy sparse matrix of shape (n, items)
-        Every stored entry is a relevant item, whatever its value.
-
-    Returns
-    -------
-    bool array of shape (n, k)
-        True where the slot holds an item that ``relevant`` stores for that row.
-
-    Raises
-    ------
-    TypeError
-        If ``recommended`` does not hold integers or ``relevant`` is not sparse.
-    ValueError
-        If the shapes disagree, an item row is out of range, or a list holds an item twice: such a
-        list is no ranking, and counting the item twice would push recall beyond 1.
-
-    Notes
-    -----
-    O(n k log k + m log(n k)) for m relevant entries; no loop over users.
-    """
-    lists, matrix = _check_lists(recommended, relevant)
-    hits = _find_hits(lists, matrix)
-    marks = np.zeros(lists.shape, dtype=np.bool_)
-    marks[hits.users, hits.positions] = True
-    return marks
-
-
-def ranking_metrics(
-    recommended: npt.ArrayLike,
-    relevant: sparse.spmatrix | sparse.sparray,
-    metrics: Sequence[str | Metric],
-) -> dict[str, FloatArray]:
-    """Compute ranking metrics for every user.
-
-    Parameters
-    ----------
-    recommended : integer array of shape (n, k)
-        Item rows, best first, padded with -1; k at least the largest cut-off.
-    relevant : scipy sparse matrix of shape (n, items)
-        The relevant items of each user, at least one in every row. The values matter only to
-        graded metrics, which need them finite and not negative.
-    metrics : sequence of str or Metric
-        Names as in :mod:`salience.evaluation.metrics`.
-
-    Returns
-    -------
-    dict of str to float64 array of shape (n,)
-        Every user's value, between 0 and 1 and never NaN, by metric name in the order asked for.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`rank_hits`; also if a metric is unknown or of ratings, a list is shorter than a
-        cut-off, or a row of ``relevant`` is empty.
-
-    Notes
-    -----
-    O(n k log k + m log(n k)) for m relevant entries, then O(hits) a metric.
-    """
-    parsed = parse_metrics(metrics)
-    cutoffs = {metric.name: metric.cutoff for metric in parsed if metric.cutoff is not None}
-    for metric in parsed:
-        if metric.cutoff is None:
-            raise ValueError(f"metrics: {metric.name!r}; expected ranking metrics only")
-    lists, matrix = _check_lists(recommended, relevant)
-    for name, cutoff in cutoffs.items():
-        if lists.shape[1] < cutoff:
-            raise ValueError(
-                f"recommended: {lists.shape[1]} columns; expected at least {cutoff} for {name!r} "
-                "(fill shorter lists with -1)"
-            )
-    empty = np.flatnonzero(np.diff(matrix.indptr) == 0)
-    if empty.size:
-        raise ValueError(
-            f"relevant: {empty.size} rows without an entry, the first of them row {empty[0]}; "
-            "expected at least one relevant item for every user"
-        )
-    if any(metric.convention == "graded" for metric in parsed):
-        _check_grades(matrix)
-    hits = _find_hits(lists, matrix)
-    return {m.name: _FORMULAS[m.base, m.convention](hits, cutoffs[m.name]) for m in parsed}
-
-
-def _check_lists(recommended: npt.ArrayLike, relevant: Any) -> tuple[IntArray, sparse.csr_matrix[np.float64]]:
-    if not sparse.issparse(relevant):
-        raise TypeError(f"relevant: {type(relevant).__name__}; expected a scipy sparse matrix")
-    lists = np.asarray(recommended)
-    if lists.ndim != 2:
-        raise ValueError(f"recommended: shape {lists.shape}; expected (users, k)")
-    if not np.issubdtype(lists.dtype, np.integer):
-        raise TypeError(f"recommended: {lists.dtype} values; expected integer item rows")
-    users, items = relevant.shape
-    if lists.shape[0] != users:
-        raise ValueError(
-            f"recommended: shape {lists.shape}; expected {users} rows, one for every row of "
-            f"relevant, which has shape {relevant.shape}"
-        )
-    if lists.size and not (lists.min() >= -1 and lists.max() < items):
-        wrong = lists[(lists < -1) | (lists >= items)]
-        raise ValueError(
-            f"recommended: item row {wrong[0]}; expected rows from 0 to {items - 1}, or -1 for an empty slot"
-        )
-    matrix = sparse.csr_matrix(relevant)
-    if not matrix.has_canonical_format:
-        matrix = matrix.copy()
-        matrix.sum_duplicates()
-    return lists.astype(np.int64, copy=False), matrix
-
-
-def _check_grades(relevant: sparse.csr_matrix[np.float64]) -> None:
-    wrong = relevant.data[~((relevant.data >= 0) & np.isfinite(relevant.data))]
-    if wrong.size:
-        raise ValueError(f"relevant: value {wrong[0]}; expected finite values of at least 0 for graded metrics")
-
-
-def _find_hits(lists: IntArray, relevant: sparse.csr_matrix[np.float64]) -> _Hits:
-    users, items = relevant.shape
-    sizes = np.diff(relevant.indptr).astype(np.int64)
-    nothing = np.empty(0, dtype=np.int64)
-    if not lists.size or not relevant.nnz:
-        return _Hits(nothing, nothing, nothing, nothing, relevant, sizes)
-
-    # Item and slot in one integer: a plain sort of the rows orders the items of a list and still
-    # knows where each stood, and one look-up per relevant entry (few) replaces one per slot (many).
-    bits = (lists.shape[1] - 1).bit_length()
-    packed = (lists << bits) | np.arange(lists.shape[1])
-    packed.sort(axis=1)
-    sorted_items = packed >> bits
-    _check_repeats(sorted_items)
-
-    # One ascending key for all lists; empty slots (-1) take key 0 of their row, which no item has.
-    first_keys = np.arange(users, dtype=np.int64) * (items + 1) + 1
-    keys = (sorted_items + first_keys[:, None]).ravel()
-    wanted = np.repeat(first_keys, sizes) + relevant.indices
-    slots = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
-    entries = np.flatnonzero(keys[slots] == wanted)
-
-    hit_users = np.repeat(np.arange(users, dtype=np.int64), sizes)[entries]
-    positions = packed.ravel()[slots[entries]] & ((1 << bits) - 1)
-    order = np.lexsort((positions, hit_users))
-    hit_users = hit_users[order]
-    ordinals = np.arange(order.size) - np.searchsorted(hit_users, hit_users)
-    return _Hits(hit_users, positions[order], ordinals, entries[order], relevant, sizes)
-
-
-def _check_repeats(sorted_items: IntArray) -> None:
-    repeated = (sorted_items[:, 1:] == sorted_items[:, :-1]) & (sorted_items[:, 1:] >= 0)
-    if repeated.any():
-        row, column = np.argwhere(repeated)[0]
-        raise ValueError(
-            f"recommended: row {row} holds item {sorted_items[row, column]} more than once; "
-            "expected each item at most once in a list"
-        )
-
-
-def _recall(hits: _Hits, k: int) -> FloatArray:
-    return hits.count(k) / hits.sizes
-
-
-def _recall_capped(hits: _Hits, k: int) -> FloatArray:
-    return hits.count(k) / np.minimum(k, hits.sizes)
-
-
-def _precision(hits: _Hits, k: int) -> FloatArray:
-    return hits.count(k) / k
-
-
-def _hit_rate(hits: _Hits, k: int) -> FloatArray:
-    return (hits.count(k) > 0).astype(np.float64)
-
-
-def _precision_sum(hits: _Hits, k: int) -> FloatArray:
-    return hits.total((hits.ordinals + 1) / (hits.positions + 1), hits.positions < k)
-
-
-def _average_precision(hits: _Hits, k: int) -> FloatArray:
-    return _precision_sum(hits, k) / np.minimum(k, hits.sizes)
-
-
-def _average_precision_relevant(hits: _Hits, k: int) -> FloatArray:
-    return _precision_sum(hits, k) / hits.sizes
-
-
-def _reciprocal_rank(hits: _Hits, k: int) -> FloatArray:
-    first = (hits.ordinals == 0) & (hits.positions < k)
-    return hits.total(1.0 / (hits.positions + 1), first)
-
-
-def _discount(positions: IntArray) -> FloatArray:
-    discounts: FloatArray = 1.0 / np.log2(positions + 2.0)
-    return discounts
-
-
-def _ndcg(hits: _Hits, k: int) -> FloatArray:
-    longest = min(k, int(hits.sizes.max(initial=1)))
-    ideal = np.cumsum(_discount(np.arange(longest)))
-    gained = hits.total(_discount(hits.positions), hits.positions < k)
-    quotient: FloatArray = gained / ideal[np.minimum(k, hits.sizes) - 1]
-    return quotient
-
-
-def _ndcg_graded(hits: _Hits, k: int) -> FloatArray:
-    values = hits.relevant.data.astype(np.float64)
-    rows = np.repeat(np.arange(hits.sizes.size), hits.sizes)
-    best_first = np.lexsort((-values, rows))
-    starts = hits.relevant.indptr[:-1].astype(np.int64)
-    # 2^v - 1 overflows for play counts. Relative to the user's largest value it cannot, and the
-    # scale cancels in the quotient; expm1 keeps small values exact.
-    largest = values[best_first[starts]]
-    gains = np.exp2(values - largest[rows]) * -np.expm1(-values * math.log(2.0))
-
-    ranks = np.arange(values.size) - starts[rows]
-    counted = ranks < k
-    terms = gains[best_first][counted] * _discount(ranks[counted])
-    ideal = np.bincount(rows[counted], weights=terms, minlength=hits.sizes.size)
-    gained = hits.total(gains[hits.entries] * _discount(hits.positions), hits.positions < k)
-    return np.divide(gained, ideal, out=np.zeros_like(gained), where=ideal > 0)
-
-
-_FORMULAS: dict[tuple[str, str | None], Callable[[_Hits, int], FloatArray]] = {
-    ("recall", None): _recall,
-    ("recall", "capped"): _recall_capped,
-    ("precision", None): _precision,
-    ("hit_rate", None): _hit_rate,
-    ("map", None): _average_precision,
-    ("map", "relevant"): _average_precision_relevant,
-    ("mrr", None): _reciprocal_rank,
-    ("ndcg", None): _ndcg,
-    ("ndcg", "graded"): _ndcg_graded,
-}
 
 
 def rating_metrics(
@@ -465,7 +384,7 @@ def rating_metrics(
     """
     parsed = parse_metrics(metrics)
     for metric in parsed:
-        if metric.cutoff is not None:
+        if metric.kind != "rating":
             raise ValueError(f"metrics: {metric.name!r}; expected rating metrics only")
     errors = _rating_errors(predicted, actual)
     rows = np.asarray(users)
@@ -501,14 +420,14 @@ def summarize(metric: Metric, per_user: FloatArray, pairs: IntArray | None = Non
     metric : Metric
         Whose values they are.
     per_user : float64 array of shape (n,)
-        As :func:`ranking_metrics` and :func:`rating_metrics` return them.
+        NaN for users who have no value; they are left out.
     pairs : int64 array of shape (n,), optional
         Rated pairs of each user; needed by ``rmse`` and ``mae`` only.
 
     Returns
     -------
     value : float
-        The mean over users, or for ``rmse`` and ``mae`` the value over all pairs.
+        The mean over users, or for ``rmse`` and ``mae`` the value over all pairs. NaN where no user has one.
     standard_error : float
         With users as the unit of sampling: s / sqrt(n) of a mean over users; for ``rmse`` and
         ``mae`` that of a ratio of two sums over users (Cochran, Sampling Techniques, 1977, chapter
@@ -516,11 +435,13 @@ def summarize(metric: Metric, per_user: FloatArray, pairs: IntArray | None = Non
     count : int
         Number of users, or of pairs for ``rmse`` and ``mae``.
     """
-    users = per_user.size
     if not metric.pooled:
-        spread = float(np.std(per_user, ddof=1)) / math.sqrt(users) if users > 1 else math.nan
-        return float(np.mean(per_user)), spread, users
+        values = per_user[~np.isnan(per_user)]
+        users = values.size
+        spread = float(np.std(values, ddof=1)) / math.sqrt(users) if users > 1 else math.nan
+        return float(np.mean(values)) if users else math.nan, spread, users
 
+    users = per_user.size
     if pairs is None or pairs.shape != per_user.shape:
         raise ValueError(f"pairs: missing or misshapen; expected {users}, one for every user")
     total = int(pairs.sum())

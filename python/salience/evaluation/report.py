@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 import html
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from salience import _storage
 from salience._arrays import describe
+from salience.evaluation import slices, statistics
 from salience.evaluation.metrics import Metric, parse_metric, summarize
+from salience.evaluation.slices import Slices
 from salience.interactions import make_frame
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _HEADER = ("metric", "value", "standard error", "counted")
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Where every held-out item of the evaluated users stood.
+
+    Attributes
+    ----------
+    users : int64 array of shape (pairs,)
+        Position of the user in ``Report.users`` of any ranking metric; ascending.
+    items : array of shape (pairs,)
+        The ids of the held-out items.
+    ranks : int64 array of shape (pairs,)
+        From 1; 0 where the item was not recommended in the first ``depth``, or could not be.
+    depth : int or None
+        How far ranks are known; None: all are.
+    popularity : int64 array of shape (pairs,), or None
+        Users who had the item in training; None where the training part is not known.
+    """
+
+    users: IntArray
+    items: npt.NDArray[Any]
+    ranks: IntArray
+    depth: int | None = None
+    popularity: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,8 +78,17 @@ class Report:
         Evaluated users for whom the list had fewer items than the largest cut-off.
     unscored_pairs : int
         Test pairs left out of the rating metrics as the model gave them no score.
+    unknown_users : int
+        Users with a list of whom the test part knows nothing, ignored (given lists only).
     fold_values : dict of str to float64 array
         Value in each fold after cross-validation, else empty.
+    history : dict of str to int64 array
+        Training interactions of every user of ``users``, aligned with it; empty where not known.
+    held_out : HeldOut or None
+        The rank of every held-out item, where ranking metrics were asked for.
+    lists : array of shape (users, k), or None
+        The recommended item ids, best first (padded with -1 or None), where asked to keep them; aligned with
+        ``users`` of any ranking metric.
     """
 
     values: dict[str, float]
@@ -61,7 +100,11 @@ class Report:
     users_without_test: int = 0
     short_lists: int = 0
     unscored_pairs: int = 0
+    unknown_users: int = 0
     fold_values: dict[str, FloatArray] = field(default_factory=dict)
+    history: dict[str, IntArray] = field(default_factory=dict)
+    held_out: HeldOut | None = None
+    lists: npt.NDArray[Any] | None = None
 
     @classmethod
     def merged(cls, reports: Iterable[Report]) -> Report:
@@ -97,13 +140,113 @@ class Report:
             users_without_test=max(part.users_without_test for part in parts),
             short_lists=max(part.short_lists for part in parts),
             unscored_pairs=max(part.unscored_pairs for part in parts),
+            unknown_users=max(part.unknown_users for part in parts),
             fold_values={k: v for part in parts for k, v in part.fold_values.items()},
+            history={k: v for part in parts for k, v in part.history.items()},
+            held_out=next((part.held_out for part in parts if part.held_out is not None), None),
+            lists=next((part.lists for part in parts if part.lists is not None), None),
         )
 
     @property
     def fold_deviations(self) -> dict[str, float]:
         """Standard deviation between the folds of a cross-validation (n - 1 in the divisor)."""
         return {name: float(np.std(values, ddof=1)) for name, values in self.fold_values.items()}
+
+    def interval(
+        self, metric: str, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    ) -> tuple[float, float]:
+        """Return a bootstrap interval of a metric's mean, with users as the unit of sampling.
+
+        Parameters
+        ----------
+        metric : str
+            One with a value for every user.
+        level : float
+            Chance that the interval holds the mean over all users like these.
+        resamples : int
+            At least 100.
+        seed : int
+
+        Returns
+        -------
+        low, high : float
+            See :func:`salience.evaluation.statistics.bootstrap_interval`.
+
+        Raises
+        ------
+        KeyError
+            If the metric is not in ``per_user``.
+        """
+        values = self._values(metric)
+        return statistics.bootstrap_interval(values, level=level, resamples=resamples, seed=seed)
+
+    def by_group(self, groups: Mapping[Any, Any] | npt.ArrayLike, metric: str, *, level: float = 0.95) -> Slices:
+        """Return a metric for groups of users, and the gap between them.
+
+        Parameters
+        ----------
+        groups : mapping of user id to group, or array aligned with ``users[metric]``
+            Users whom a mapping lacks form the group "(none)".
+        metric : str
+            One with a value for every user.
+        level : float
+            Of the intervals: means by the normal approximation.
+        """
+        if isinstance(groups, Mapping):
+            labels = [groups.get(user, "(none)") for user in self.users[metric].tolist()]
+        else:
+            labels = np.asarray(groups).tolist()
+        return slices.by_label(self._values(metric), labels, metric=metric, level=level)
+
+    def by_history(
+        self, metric: str, *, buckets: int = 10, edges: Sequence[int] | None = None, level: float = 0.95
+    ) -> Slices:
+        """Return a metric for users with little to much history, counted in training interactions.
+
+        Parameters
+        ----------
+        metric : str
+            One with a value for every user.
+        buckets : int
+            About equally many users in each; users without history (cold) are apart.
+        edges : sequence of int, optional
+            First counts of the buckets after the first: ``(1,)`` sets cold users against warm ones.
+        level : float
+        """
+        if metric not in self.history:
+            raise ValueError(f"metric: {metric!r} without training counts; expected a report made with train")
+        return slices.by_count(
+            self._values(metric), self.history[metric], metric=metric, buckets=buckets, edges=edges, level=level
+        )
+
+    def by_popularity(
+        self, k: int, *, buckets: int = 10, edges: Sequence[int] | None = None, level: float = 0.95
+    ) -> Slices:
+        """Return the share of held-out items found in the first ``k``, for unknown to popular items.
+
+        Parameters
+        ----------
+        k : int
+            No more than ``held_out.depth``.
+        buckets, edges, level
+            As in :meth:`by_history`, of held-out items by their training users; ``edges=(1,)`` sets cold items
+            against warm ones. Standard errors allow for the several items of a user.
+        """
+        held_out = self.held_out
+        if held_out is None or held_out.popularity is None:
+            raise ValueError("report: no ranks of held-out items; expected ranking metrics, measured with train")
+        if held_out.depth is not None and k > held_out.depth:
+            raise ValueError(f"k: {k}; expected at most {held_out.depth}, the depth of the ranks")
+        found = ((held_out.ranks > 0) & (held_out.ranks <= k)).astype(np.float64)
+        name = f"share of held-out items in the first {k}"
+        return slices.by_count(
+            found, held_out.popularity, metric=name, buckets=buckets, edges=edges, level=level, clusters=held_out.users
+        )
+
+    def _values(self, metric: str) -> FloatArray:
+        if metric not in self.per_user:
+            raise ValueError(f"metric: {metric!r}; expected one of {', '.join(self.per_user)}")
+        return self.per_user[metric]
 
     def table(self) -> str:
         """Return the metrics as plain text, one line each, and what was left aside below."""
@@ -126,7 +269,7 @@ class Report:
         for name, value in self.values.items():
             error = self.standard_errors[name]
             metrics[name] = {
-                "value": value,
+                "value": None if math.isnan(value) else value,
                 "standard_error": None if math.isnan(error) else error,
                 "count": self.counts[name],
                 "definition": parse_metric(name).definition,
@@ -134,13 +277,34 @@ class Report:
             if name in self.fold_values:
                 metrics[name]["folds"] = self.fold_values[name].tolist()
                 metrics[name]["fold_deviation"] = deviations[name]
-        return {
-            "metrics": metrics,
-            "cold_users": self.cold_users,
-            "users_without_test": self.users_without_test,
-            "short_lists": self.short_lists,
-            "unscored_pairs": self.unscored_pairs,
-        }
+        return {"metrics": metrics, **{name: getattr(self, name) for name in _COUNTS}}
+
+    def save(self, path: str | Path) -> None:
+        """Write the report with the values of all users as JSON; :meth:`load` reads it back.
+
+        The file is written to a temporary name and renamed. Kept ``lists`` are not written.
+        """
+        with _storage.replace_file(path) as temporary:
+            temporary.write_text(json.dumps(_encode(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+        ValueError
+            If the file is damaged, or no report.
+        """
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            held = json.loads(text)
+            if held["format"] != "salience report" or held["version"] != _VERSION:
+                raise ValueError(f"format {held['format']!r}, version {held['version']!r}")
+            return _decode(held)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"path: {path} is damaged or no report of salience ({error})") from None
 
     def to_frame(self, backend: str | None = None) -> Any:
         """Return a frame of metric, value, standard_error and count.
@@ -190,10 +354,11 @@ class Report:
         rows = []
         for name, value in self.values.items():
             error = self.standard_errors[name]
-            unit = "pairs" if parse_metric(name).pooled else "users"
+            metric = parse_metric(name)
+            unit = "pairs" if metric.pooled else "users" if metric.has_users else "lists"
             cells: tuple[str, ...] = (
                 name,
-                f"{value:.4f}",
+                f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}",
                 "-" if math.isnan(error) else f"± {error:.4f}",
                 f"{self.counts[name]:,} {unit}",
             )
@@ -208,36 +373,119 @@ class Report:
             (self.users_without_test, "users without test interactions, not evaluated"),
             (self.short_lists, "lists shorter than the largest cut-off"),
             (self.unscored_pairs, "test pairs without a score, not in the rating metrics"),
+            (self.unknown_users, "users with a list who are not in test, ignored"),
         )
         return [f"{count:,} {text}" for count, text in remarks if count]
 
 
+_COUNTS = ("cold_users", "users_without_test", "short_lists", "unscored_pairs", "unknown_users")
+_VERSION = 1
+
+
+def _numbers(array: npt.NDArray[Any]) -> list[Any]:
+    """Make a list for JSON, which has no NaN."""
+    return [None if isinstance(x, float) and math.isnan(x) else x for x in array.tolist()]
+
+
+def _encode(report: Report) -> dict[str, Any]:
+    held_out = report.held_out
+    # Metrics of one kind share the array of their users: each is written once.
+    groups: list[npt.NDArray[Any]] = []
+    for users in report.users.values():
+        if not any(users is known for known in groups):
+            groups.append(users)
+    number = {name: next(i for i, known in enumerate(groups) if known is users) for name, users in report.users.items()}
+    return {
+        "format": "salience report",
+        "version": _VERSION,
+        **report.to_dict(),
+        "users": [group.tolist() for group in groups],
+        "per_user": {
+            name: {"users": number[name], "values": _numbers(values)} for name, values in report.per_user.items()
+        },
+        "history": {name: counts.tolist() for name, counts in report.history.items()},
+        "held_out": None
+        if held_out is None
+        else {
+            "users": held_out.users.tolist(),
+            "items": held_out.items.tolist(),
+            "ranks": held_out.ranks.tolist(),
+            "depth": held_out.depth,
+            "popularity": None if held_out.popularity is None else held_out.popularity.tolist(),
+        },
+    }
+
+
+def _ids(values: list[Any]) -> npt.NDArray[Any]:
+    return np.array(values, dtype=object if values and isinstance(values[0], str) else np.int64)
+
+
+def _floats(values: list[Any]) -> FloatArray:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _decode(held: dict[str, Any]) -> Report:
+    groups = [_ids(values) for values in held["users"]]
+    metrics, ranks = held["metrics"], held["held_out"]
+    counts = None if ranks is None or ranks["popularity"] is None else np.array(ranks["popularity"], dtype=np.int64)
+    return Report(
+        values={name: math.nan if entry["value"] is None else entry["value"] for name, entry in metrics.items()},
+        per_user={name: _floats(entry["values"]) for name, entry in held["per_user"].items()},
+        users={name: groups[entry["users"]] for name, entry in held["per_user"].items()},
+        counts={name: entry["count"] for name, entry in metrics.items()},
+        standard_errors={
+            name: math.nan if entry["standard_error"] is None else entry["standard_error"]
+            for name, entry in metrics.items()
+        },
+        fold_values={name: _floats(entry["folds"]) for name, entry in metrics.items() if "folds" in entry},
+        history={name: np.array(values, dtype=np.int64) for name, values in held["history"].items()},
+        held_out=None
+        if ranks is None
+        else HeldOut(
+            np.array(ranks["users"], dtype=np.int64),
+            _ids(ranks["items"]),
+            np.array(ranks["ranks"], dtype=np.int64),
+            ranks["depth"],
+            counts,
+        ),
+        **{name: held[name] for name in _COUNTS},
+    )
+
+
 def make_report(
-    values_per_user: dict[Metric, FloatArray],
+    values_per_user: Mapping[Metric, FloatArray | float],
     users: npt.NDArray[Any],
     *,
     pairs: IntArray | None = None,
-    **aside: int,
+    history: IntArray | None = None,
+    **rest: Any,
 ) -> Report:
     """Summarize the values of users into a Report.
 
     Parameters
     ----------
-    values_per_user : dict of Metric to float64 array of shape (n,)
-        As :func:`ranking_metrics` and :func:`rating_metrics` return them.
+    values_per_user : dict of Metric to float64 array of shape (n,), or float
+        A float where only all users together have a value.
     users : array of shape (n,)
         The ids of the users.
     pairs : int64 array of shape (n,), optional
         Rated pairs of each user; needed by ``rmse`` and ``mae``.
-    **aside
-        Counts of users and pairs left aside, as the attributes of :class:`Report`.
+    history : int64 array of shape (n,), optional
+        Training interactions of each user.
+    **rest
+        Other attributes of :class:`Report`.
     """
-    summaries = {m.name: summarize(m, array, pairs) for m, array in values_per_user.items()}
+    arrays = {m.name: values for m, values in values_per_user.items() if isinstance(values, np.ndarray)}
+    summaries = {
+        m.name: summarize(m, values, pairs) if isinstance(values, np.ndarray) else (values, math.nan, users.size)
+        for m, values in values_per_user.items()
+    }
     return Report(
         values={name: value for name, (value, _, _) in summaries.items()},
-        per_user={metric.name: array for metric, array in values_per_user.items()},
-        users=dict.fromkeys(summaries, users),
+        per_user=arrays,
+        users=dict.fromkeys(arrays, users),
         counts={name: count for name, (_, _, count) in summaries.items()},
         standard_errors={name: error for name, (_, error, _) in summaries.items()},
-        **aside,  # type: ignore[arg-type]
+        history={} if history is None else dict.fromkeys(arrays, history),
+        **rest,
     )

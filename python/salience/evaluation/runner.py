@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from salience._arrays import describe, whole
-from salience.evaluation import _checks
+from salience._arrays import describe, thread_count, whole
+from salience.evaluation import _checks, lists, ranks, sources
+from salience.evaluation.beyond import Lists, as_features
 from salience.evaluation.metrics import (
     FloatArray,
     IntArray,
     Metric,
+    parse_metric,
     parse_metrics,
-    ranking_metrics,
     rating_metrics,
 )
-from salience.evaluation.report import Report, make_report
+from salience.evaluation.ranks import Ranks
+from salience.evaluation.report import HeldOut, Report, make_report
+from salience.evaluation.sources import Source, known_ids
 from salience.interactions import Interactions, as_interactions
 
 Progress = Callable[[int, int], None]
@@ -38,8 +42,12 @@ def evaluate(
     metrics: Sequence[str | Metric] = DEFAULT_METRICS,
     exclude_seen: bool = True,
     allow_overlap: bool = False,
+    fold_in: Any = None,
+    item_features: Any = None,
+    keep_lists: bool = False,
     batch: int = 4096,
     clip: tuple[float, float] | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure a fitted model on interactions it has not seen.
@@ -52,10 +60,12 @@ def evaluate(
 
     Parameters
     ----------
-    model : Recommender
-        With ``recommend(users, k, *, exclude_seen)`` for ranking metrics, whose result holds
-        ``rows``, int64 (users, k) padded with -1, and ``ids``, the same as item ids; and with
-        ``score(users, items)`` for rating metrics, one number a pair, NaN where it has none. It is
+    model : VectorModel, Factors, BlockScores or Recommender
+        What ranks by inner products (``salience.ALS`` and its like, :class:`Factors`) or scores blocks of
+        users (:class:`BlockScores`) is ranked by the compiled kernels, in one pass that keeps no scores: it has
+        all metrics. Any other model needs ``recommend(users, k, *, exclude_seen)``, whose result holds
+        ``rows``, int64 (users, k) padded with -1, and ``ids``, the same as item ids: it has the metrics with a
+        cut-off. Rating metrics need ``score(users, items)``, one number a pair, NaN where it has none. It is
         asked with the ids of ``test``. Where it has a ``user_map`` and ``item_map``, users and
         items they do not know are not asked for. Its items may be others than those of ``test``:
         they are matched by id, and an item that ``test`` does not know is a miss.
@@ -68,10 +78,19 @@ def evaluate(
     allow_overlap : bool
         Accept pairs that are in both train and test. With ``exclude_seen`` they can never be
         recommended, and still count as relevant.
+    fold_in : Interactions or scipy sparse matrix, optional
+        History of the test users that was not trained on, with the axes of ``train``: the model's
+        ``fold_in(csr)`` makes user factors of it, to go with ``item_factors_``. It is what users have seen.
+    item_features : array or sparse matrix of shape (items, d), optional
+        For ``diversity`` and, as weights of categories, ``calibration``.
+    keep_lists : bool
+        Keep the recommended lists, as long as the largest cut-off, in ``Report.lists``.
     batch : int
         Users per call of ``recommend``; does not change the result.
     clip : (float, float), optional
         Range that predicted ratings are cut to.
+    threads : int, optional
+        Of the compiled kernels; do not change the result. Default: the model's.
     progress : callable, optional
         Called as ``progress(done, total)`` after each call of the model, in users to rank for plus
         pairs to score.
@@ -85,52 +104,76 @@ def evaluate(
     TypeError
         If an argument is of the wrong kind, or the model lacks the method that a metric needs.
     ValueError
-        If a metric is unknown or its cut-off larger than the number of items, the axes differ,
-        ``test`` is empty, train and test overlap, or the model answers in another shape than asked,
-        with an item twice in a list, with infinite scores, or with no score at all.
+        If a metric is unknown, the axes differ, ``test`` is empty, train and test overlap, or the model answers
+        in another shape than asked, with an item twice in a list, with infinite or NaN scores, or with no score
+        at all.
 
     Notes
     -----
-    The cost is that of the model; the metrics add O(users k log k).
+    A cut-off may exceed the number of candidates: denominators stay as named, and ``Report.short_lists`` counts
+    the lists. The cost is that of an exact top-k search where all metrics have cut-offs; of all inner products in
+    float64 where one needs the ranks of all held-out items. Metrics add O(test interactions) each.
     """
     data = as_interactions(train, argument="train"), as_interactions(test, argument="test")
+    folded = None if fold_in is None else as_interactions(fold_in, argument="fold_in")
     parsed = parse_metrics(metrics)
     bounds = _checks.clip_bounds(clip)
-    users_a_call = whole(batch, argument="batch", least=1)
-    ranking = [metric for metric in parsed if metric.cutoff is not None]
-    rating = [metric for metric in parsed if metric.cutoff is None]
-    _check_model(model, ranking, rating)
+    thread_count(threads)
+    ranking = [metric for metric in parsed if metric.kind != "rating"]
+    rating = [metric for metric in parsed if metric.kind == "rating"]
     _check_progress(progress)
-    _check_cutoffs(ranking, data[1])
-    _check_parts(*data, allow_overlap=allow_overlap or not exclude_seen)
+    _check_parts(*data, folded, allow_overlap=allow_overlap or not exclude_seen)
+    source = sources.choose(
+        model,
+        *data,
+        fold_in=folded,
+        exclude_seen=exclude_seen,
+        batch=whole(batch, argument="batch", least=1),
+        threads=threads,
+    )
+    _check_model(model, source, ranking, rating)
+    features = None if item_features is None else as_features(item_features, data[1].shape[1])
 
-    task = _Task(model, *data, _Meter(progress, *_work(data[1], ranking, rating)))
+    task = _Task(model, *data, folded, _Meter(progress, *_work(data[1], ranking, rating)))
     reports = []
     if ranking:
-        reports.append(task.rank(ranking, exclude_seen=exclude_seen, batch=users_a_call))
+        assert source is not None
+        reports.append(task.rank(source, ranking, features, keep_lists=keep_lists))
     if rating:
         reports.append(task.rate(rating, bounds))
     return _in_order(Report.merged(reports), parsed)
 
 
 def evaluate_lists(
-    recommended: npt.ArrayLike | Mapping[Any, Sequence[Any]],
+    recommended: Any,
     test: Any,
     *,
     metrics: Sequence[str | Metric] = DEFAULT_METRICS,
+    train: Any = None,
+    item_features: Any = None,
+    keep_lists: bool = False,
+    threads: int | None = None,
 ) -> Report:
     """Measure recommended lists that any other system has made.
 
     Parameters
     ----------
-    recommended : integer array of shape (users, k), or mapping of user id to item ids
+    recommended : integer array of shape (users, k), mapping, frame, Recommendations or ranx Run
         Best first. An array holds item rows, one line for every user row of ``test``, padded with
-        -1. In a mapping the lists may differ in length; a user who is not in it got no list, and
-        what goes beyond the largest cut-off is ignored.
-    test : Interactions or scipy sparse matrix
-        Every interaction is relevant.
+        -1. A mapping has a list of item ids, or a mapping of item ids to scores, under each user id
+        (:func:`read_run` makes one). A frame has columns user, item, and rank or score (also user_id, item_id).
+        Lists may differ in length; a user without one got an empty list, and what goes beyond the largest cut-off
+        is ignored. An item that ``test`` does not know is a miss; users whom it does not know are ignored and
+        counted in ``Report.unknown_users``.
+    test : Interactions, scipy sparse matrix, or mapping of user to item to relevance
+        Every interaction is relevant (of a mapping, or a ranx Qrels: what has a positive relevance).
     metrics : sequence of str or Metric
-        Ranking metrics; names as in :mod:`salience.evaluation.metrics`.
+        Names as in :mod:`salience.evaluation.metrics`; those without a cut-off look at whole lists. What needs
+        scores (``auc``, ``...:expected``) cannot be told of lists.
+    train : Interactions or scipy sparse matrix, optional
+        With the axes of ``test``: for popularity, novelty and their like, and for buckets of history.
+    item_features, keep_lists, threads
+        As in :func:`evaluate`.
 
     Returns
     -------
@@ -142,33 +185,103 @@ def evaluate_lists(
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If a metric is unknown, of ratings, or its cut-off larger than the number of items, ``test``
-        is empty, a list holds an item twice or an id that ``test`` does not know, or the shape is
-        wrong.
+        If a metric is unknown, of ratings or not one of lists, ``test`` is empty, a list holds an item twice, no
+        user or no item of the lists is in ``test``, or the shape is wrong.
     """
-    held_out = as_interactions(test, argument="test")
+    held_out = as_interactions(lists.as_test(test), argument="test")
+    learned = None if train is None else as_interactions(train, argument="train")
     parsed = parse_metrics(metrics)
     for metric in parsed:
-        if metric.cutoff is None:
-            raise ValueError(f"metrics: {metric.name!r}; expected ranking metrics only")
-    _check_cutoffs(parsed, held_out)
+        if metric.kind == "rating" or metric.base == "auc" or metric.needs_ties:
+            raise ValueError(f"metrics: {metric.name!r}; expected metrics that lists tell")
     _check_not_empty(held_out)
+    if learned is not None:
+        _checks.same_axes(learned, held_out)
+    whole_lists = any(metric.cutoff is None for metric in parsed)
     k = _largest_cutoff(parsed)
-    if isinstance(recommended, Mapping):
-        lists = _lists_of_mapping(recommended, held_out, k)
-    else:
-        lists = _lists_of_array(recommended, held_out)
+    found = lists.as_rows(recommended, held_out, None if whole_lists else k)
 
     rows = _relevant_rows(held_out)
-    values = ranking_metrics(lists[rows], held_out.matrix[rows], parsed)
-    filled = (lists[rows, :k] >= 0).sum(axis=1)
-    return make_report(
-        {metric: values[metric.name] for metric in parsed},
-        held_out.user_map.ids_of(rows),
-        cold_users=int(np.count_nonzero(filled == 0)),
-        users_without_test=held_out.shape[0] - rows.size,
-        short_lists=int(np.count_nonzero(filled < k)),
+    # Beyond the largest cut-off lists only matter to metrics without one.
+    top = found.rows[rows]
+    wide = sources.widen(held_out.matrix[rows], found.columns)
+    asked = ranks.list_ranks(top, wide, threads=threads)
+    values = _measure(
+        asked, lists.padded(top, max(k, top.shape[1])), parsed, held_out, rows, learned, None, item_features
     )
+    longest = k or top.shape[1]
+    return make_report(
+        values,
+        held_out.user_map.ids_of(rows),
+        history=None if learned is None else _counts(learned, rows),
+        cold_users=int(np.count_nonzero(asked.lengths == 0)),
+        users_without_test=held_out.shape[0] - rows.size,
+        short_lists=int(np.count_nonzero(asked.lengths < longest)),
+        unknown_users=found.unknown_users,
+        held_out=_held_out(asked, held_out, rows, learned, top.shape[1]),
+        lists=_item_ids(held_out, top) if keep_lists else None,
+    )
+
+
+def _measure(
+    found: Ranks,
+    rows_of_lists: IntArray | None,
+    metrics: Sequence[Metric],
+    test: Interactions,
+    rows: IntArray,
+    train: Interactions | None,
+    fold_in: Interactions | None,
+    item_features: Any,
+) -> dict[Metric, FloatArray | float]:
+    """Compute the metrics of ranks and of lists for the users at ``rows``."""
+    by_rank = [metric for metric in metrics if metric.formula is not None]
+    parts = {f"{base}@{metric.cutoff}" for metric in metrics if metric.name.endswith(":means") for base in _F1_PARTS}
+    wanted = [*by_rank, *(parse_metric(name) for name in sorted(parts - {metric.name for metric in by_rank}))]
+    values: dict[str, FloatArray | float] = {}
+    if wanted:
+        values.update(found.metrics(wanted))
+    of_lists = [metric for metric in metrics if metric.kind == "lists"]
+    if of_lists:
+        assert rows_of_lists is not None
+        seen = train if fold_in is None else fold_in
+        known = Lists(
+            rows_of_lists,
+            test.shape[1],
+            test.matrix[rows],
+            None if seen is None else seen.matrix[rows],
+            None if train is None else np.bincount(train.matrix.indices, minlength=test.shape[1]).astype(np.int64),
+            0 if train is None else int(np.count_nonzero(np.diff(train.matrix.indptr))),
+            item_features,
+        )
+        values.update(known.metrics(of_lists))
+    for metric in metrics:
+        if metric.base == "f1" and metric.convention == "means":
+            precision, recall = (float(np.mean(values[f"{base}@{metric.cutoff}"])) for base in _F1_PARTS)
+            values[metric.name] = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return {metric: values[metric.name] for metric in metrics}
+
+
+_F1_PARTS = ("precision", "recall")
+
+
+def _held_out(
+    found: Ranks, test: Interactions, rows: IntArray, train: Interactions | None, depth: int | None
+) -> HeldOut:
+    indices = test.matrix[rows].indices
+    counts = None
+    if train is not None:
+        counts = np.bincount(train.matrix.indices, minlength=test.shape[1])[indices].astype(np.int64)
+    users = np.repeat(np.arange(rows.size), np.diff(test.matrix.indptr)[rows])
+    return HeldOut(users, test.item_map.ids_of(indices.astype(np.int64)), found.ranks, depth, counts)
+
+
+def _item_ids(test: Interactions, rows: IntArray) -> npt.NDArray[Any]:
+    """Return ids; items that test does not know have none."""
+    return test.item_map.ids_of(np.where(rows < test.shape[1], rows, -1))
+
+
+def _counts(data: Interactions, rows: IntArray) -> IntArray:
+    return np.diff(data.matrix.indptr)[rows].astype(np.int64)
 
 
 @dataclass
@@ -185,6 +298,39 @@ class _Meter:
             self.progress(self.done, self.total)
 
 
+class _Collected:
+    """Ranks and lists of all users, filled in batch by batch."""
+
+    def __init__(self, held_out: Any, k: int, *, ties: bool) -> None:
+        self.held_out = held_out
+        entries, users = held_out.nnz, held_out.shape[0]
+        self.ranks = Ranks(
+            held_out,
+            np.zeros(entries, np.int64),
+            np.zeros(users, np.int64),
+            np.zeros(entries, np.int64) if ties else None,
+            np.zeros(entries, np.int64) if ties else None,
+        )
+        self.lists = np.full((users, k), -1, dtype=np.int64)
+
+    def put(self, start: int, asked: npt.NDArray[np.bool_], found: Ranks, rows: IntArray | None) -> None:
+        """Store what was found for the users from ``start`` on for whom ``asked`` holds."""
+        users = start + np.flatnonzero(asked)
+        first, last = self.held_out.indptr[[start, start + asked.size]]
+        entries = first + np.flatnonzero(
+            np.repeat(asked, np.diff(self.held_out.indptr[start : start + asked.size + 1]))
+        )
+        assert entries.size == found.ranks.size
+        del last
+        self.ranks.ranks[entries] = found.ranks
+        self.ranks.lengths[users] = found.lengths
+        for mine, theirs in ((self.ranks.better, found.better), (self.ranks.equal, found.equal)):
+            if mine is not None and theirs is not None:
+                mine[entries] = theirs
+        if rows is not None and self.lists.shape[1]:
+            self.lists[users, : rows.shape[1]] = rows[:, : self.lists.shape[1]]
+
+
 @dataclass(frozen=True)
 class _Task:
     """A model and what to evaluate it on, all checked."""
@@ -192,34 +338,33 @@ class _Task:
     model: Any
     train: Interactions
     test: Interactions
+    fold_in: Interactions | None
     meter: _Meter
 
-    def rank(self, metrics: Sequence[Metric], *, exclude_seen: bool, batch: int) -> Report:
+    def rank(self, source: Source, metrics: Sequence[Metric], features: Any, *, keep_lists: bool) -> Report:
         rows = _relevant_rows(self.test)
-        users = self.test.user_map.ids_of(rows)
-        known = _known(self.model, "user_map", users)
-        k = _largest_cutoff(metrics)
-        short = 0
-        values: dict[Metric, list[FloatArray]] = {metric: [] for metric in metrics}
-        for start in range(0, rows.size, batch):
-            part = slice(start, start + batch)
-            asked = known[part]
-            lists = np.full((asked.size, k), -1, dtype=np.int64)
-            short += asked.size
+        known = source.known(rows)
+        longest = _largest_cutoff(metrics)
+        depth = None if any(metric.needs_all_ranks for metric in metrics) else longest
+        of_lists = [metric for metric in metrics if metric.kind == "lists"]
+        k = longest if keep_lists else _largest_cutoff(of_lists)
+        found = _Collected(self.test.matrix[rows], k, ties=depth is None)
+        for start in range(0, rows.size, source.users_a_call):
+            asked = known[start : start + source.users_a_call]
             if asked.any():
-                found = _recommend(self.model, users[part][asked], k, exclude_seen=exclude_seen)
-                lists[asked] = _rows_in(self.test, *found)
-                short -= int(np.count_nonzero((found[0] >= 0).all(axis=1)))
-            measured = ranking_metrics(lists, self.test.matrix[rows[part]], metrics)
-            for metric in metrics:
-                values[metric].append(measured[metric.name])
+                part = rows[start : start + source.users_a_call][asked]
+                found.put(start, asked, *source.rank(part, self.test.matrix[part], depth, k))
             self.meter.advance(asked.size)
+        values = _measure(found.ranks, found.lists, metrics, self.test, rows, self.train, self.fold_in, features)
         return make_report(
-            {metric: np.concatenate(parts) for metric, parts in values.items()},
-            users,
+            values,
+            self.test.user_map.ids_of(rows),
+            history=self._history(rows),
             cold_users=self._count_cold(rows, known),
             users_without_test=self.test.shape[0] - rows.size,
-            short_lists=short,
+            short_lists=int(np.count_nonzero(found.ranks.lengths < longest)),
+            held_out=_held_out(found.ranks, self.test, rows, self.train, depth),
+            lists=_item_ids(self.test, found.lists) if keep_lists else None,
         )
 
     def rate(self, metrics: Sequence[Metric], clip: tuple[float, float] | None) -> Report:
@@ -233,13 +378,13 @@ class _Task:
         rows, users = np.unique(self.test.rows[scored], return_inverse=True)
         actual = self.test.matrix.data[scored].astype(np.float64)
         values = rating_metrics(predicted, actual, users, metrics)
-        ids = self.test.user_map.ids_of(rows)
         tested = _relevant_rows(self.test)
-        known = _known(self.model, "user_map", self.test.user_map.ids_of(tested))
+        known = known_ids(self.model, "user_map", self.test.user_map.ids_of(tested))
         return make_report(
             {metric: values[metric.name] for metric in metrics},
-            ids,
+            self.test.user_map.ids_of(rows),
             pairs=np.bincount(users).astype(np.int64),
+            history=self._history(rows),
             cold_users=self._count_cold(tested, known),
             users_without_test=self.test.shape[0] - tested.size,
             unscored_pairs=scores.size - scored.size,
@@ -249,7 +394,7 @@ class _Task:
         """Score every test pair; NaN where the model cannot."""
         users = self.test.user_map.ids_of(self.test.rows)
         items = self.test.item_map.ids_of(self.test.matrix.indices)
-        known = _known(self.model, "user_map", users) & _known(self.model, "item_map", items)
+        known = known_ids(self.model, "user_map", users) & known_ids(self.model, "item_map", items)
         scores = np.full(len(self.test), np.nan)
         for start in range(0, len(self.test), _PAIRS_A_CALL):
             pairs = np.arange(start, min(start + _PAIRS_A_CALL, len(self.test)))
@@ -259,35 +404,11 @@ class _Task:
             self.meter.advance(pairs.size)
         return scores
 
+    def _history(self, rows: IntArray) -> IntArray:
+        return _counts(self.train if self.fold_in is None else self.fold_in, rows)
+
     def _count_cold(self, rows: IntArray, known: npt.NDArray[np.bool_]) -> int:
-        learned = np.diff(self.train.matrix.indptr)[rows] > 0
-        return int(np.count_nonzero(~(learned & known)))
-
-
-def _recommend(model: Any, users: npt.NDArray[Any], k: int, *, exclude_seen: bool) -> tuple[IntArray, npt.NDArray[Any]]:
-    answer = model.recommend(users, k, exclude_seen=exclude_seen)
-    rows, ids = np.asarray(answer.rows), np.asarray(answer.ids)
-    for name, array in (("rows", rows), ("ids", ids)):
-        if array.shape != (users.size, k):
-            raise ValueError(
-                f"model: recommend() gave {name} of shape {array.shape}; expected "
-                f"{(users.size, k)}, short lists padded with -1"
-            )
-    if rows.dtype.kind not in "iu":
-        raise TypeError(f"model: recommend() gave rows of {rows.dtype}; expected integers")
-    return rows, ids
-
-
-def _rows_in(test: Interactions, rows: IntArray, ids: npt.NDArray[Any]) -> IntArray:
-    """Turn a model's item rows into those of ``test``; -1 for items that it does not know."""
-    filled = rows >= 0
-    found, names = rows[filled], ids[filled]
-    # A model fitted on the same axes, the usual case, needs no look-up: its rows have these ids.
-    if not (found.size and found.max() < test.shape[1] and np.array_equal(test.items[found], names)):
-        found = test.item_map.find(names, argument="model: item ids")
-    lists = np.full(rows.shape, -1, dtype=np.int64)
-    lists[filled] = found
-    return lists
+        return int(np.count_nonzero(~((self._history(rows) > 0) & known)))
 
 
 def _score(model: Any, users: npt.NDArray[Any], items: npt.NDArray[Any]) -> FloatArray:
@@ -302,19 +423,12 @@ def _score(model: Any, users: npt.NDArray[Any], items: npt.NDArray[Any]) -> Floa
     return scores
 
 
-def _known(model: Any, axis: str, ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    id_map = getattr(model, axis, None)
-    if id_map is None:
-        return np.ones(ids.size, dtype=np.bool_)
-    return np.asarray(id_map.find(ids, argument=f"test: ids for the model's {axis}") >= 0)
-
-
 def _relevant_rows(test: Interactions) -> IntArray:
     return np.flatnonzero(np.diff(test.matrix.indptr))
 
 
 def _largest_cutoff(metrics: Sequence[Metric]) -> int:
-    return max(metric.cutoff for metric in metrics if metric.cutoff is not None)
+    return max((metric.cutoff for metric in metrics if metric.cutoff is not None), default=0)
 
 
 def _work(test: Interactions, ranking: Sequence[Metric], rating: Sequence[Metric]) -> tuple[int]:
@@ -329,40 +443,22 @@ def _in_order(report: Report, metrics: Sequence[Metric]) -> Report:
     return report
 
 
-def _lists_of_mapping(recommended: Mapping[Any, Sequence[Any]], test: Interactions, k: int) -> IntArray:
-    lists = np.full((test.shape[0], k), -1, dtype=np.int64)
-    if not recommended:
-        return lists
-    for user, items in recommended.items():
-        if isinstance(items, (str, bytes)) or not hasattr(items, "__len__"):
-            raise TypeError(f"recommended: {describe(items)} for user {user!r}; expected a sequence of item ids")
-    kept = [list(items[:k]) for items in recommended.values()]
-    lengths = np.array([len(items) for items in kept], dtype=np.int64)
-    users = test.user_map.rows(list(recommended), argument="recommended: user ids")
-    names = [item for items in kept for item in items]
-    if names:
-        slots = np.arange(len(names)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        found = test.item_map.rows(names, argument="recommended: item ids")
-        lists[np.repeat(users, lengths), slots] = found
-    return lists
-
-
-def _lists_of_array(recommended: npt.ArrayLike, test: Interactions) -> IntArray:
-    lists = np.asarray(recommended)
-    if lists.ndim != 2 or lists.shape[0] != test.shape[0]:
-        raise ValueError(
-            f"recommended: shape {lists.shape}; expected ({test.shape[0]}, k), one line for every user row of test"
+def _check_model(model: Any, source: Source | None, ranking: Sequence[Metric], rating: Sequence[Metric]) -> None:
+    if ranking and source is None:
+        raise TypeError(
+            f"model: {describe(model)} without recommend(); expected recommend(users, k, *, exclude_seen) for "
+            f"{ranking[0].name!r}"
         )
-    return lists
-
-
-def _check_model(model: Any, ranking: Sequence[Metric], rating: Sequence[Metric]) -> None:
-    for metrics, method, call in (
-        (ranking, "recommend", "recommend(users, k, *, exclude_seen)"),
-        (rating, "score", "score(users, items)"),
-    ):
-        if metrics and not callable(getattr(model, method, None)):
-            raise TypeError(f"model: {describe(model)} without {method}(); expected {call} for {metrics[0].name!r}")
+    for metric in ranking:
+        if metric.needs_all_ranks and source is not None and not source.knows_all_ranks:
+            raise TypeError(
+                f"model: {describe(model)}, which only recommends; expected a VectorModel on the items of test, "
+                f"Factors or BlockScores for {metric.name!r}"
+            )
+    if rating and not callable(getattr(model, "score", None)):
+        raise TypeError(
+            f"model: {describe(model)} without score(); expected score(users, items) for {rating[0].name!r}"
+        )
 
 
 def _check_progress(progress: Any) -> None:
@@ -370,25 +466,20 @@ def _check_progress(progress: Any) -> None:
         raise TypeError(f"progress: {describe(progress)}; expected a callable of (done, total) or None")
 
 
-def _check_cutoffs(metrics: Sequence[Metric], test: Interactions) -> None:
-    for metric in metrics:
-        if metric.cutoff is not None and metric.cutoff > test.shape[1]:
-            raise ValueError(
-                f"metrics: {metric.name!r}; expected a cut-off of at most {test.shape[1]}, the number of items"
-            )
-
-
 def _check_not_empty(test: Interactions) -> None:
     if not len(test):
         raise ValueError("test: empty; expected at least one interaction")
 
 
-def _check_parts(train: Interactions, test: Interactions, *, allow_overlap: bool) -> None:
+def _check_parts(train: Interactions, test: Interactions, fold_in: Interactions | None, *, allow_overlap: bool) -> None:
     _check_not_empty(test)
-    _checks.same_axes(train, test)
-    shared = 0 if allow_overlap else _checks.overlap(train, test)
-    if shared:
-        raise ValueError(
-            f"test: {shared} of {len(test)} pairs in train too, which can never be recommended "
-            "with exclude_seen=True; expected none (allow_overlap=True accepts them)"
-        )
+    for name, part in (("train", train), ("fold_in", fold_in)):
+        if part is None:
+            continue
+        _checks.same_axes(part, test)
+        shared = 0 if allow_overlap else _checks.overlap(part, test)
+        if shared:
+            raise ValueError(
+                f"test: {shared} of {len(test)} pairs in {name} too, which can never be recommended "
+                "with exclude_seen=True; expected none (allow_overlap=True accepts them)"
+            )
