@@ -21,9 +21,8 @@ import scipy.sparse as sp
 from salience.bench.contest import OURS, Problem, Verdict
 from salience.bench.peers import Unsupported
 from salience.bench.timing import Call
-from salience.evaluation import evaluate, evaluate_lists
+from salience.evaluation import Factors, evaluate, evaluate_lists
 from salience.interactions import Interactions
-from salience.models import VectorModel
 from salience.similarity import topk
 
 Source = Literal["lists", "factors"]
@@ -31,21 +30,6 @@ Values = dict[str, float]
 
 # Peers sum the same terms in another order, irspack's sorting sees scores of fp32 sums.
 _SLACK = {"lists": 1e-9, "factors": 1e-4}
-
-
-class _Factors(VectorModel):
-    """Finished factors as a model."""
-
-    def __init__(self, users: npt.NDArray[np.float32], items: npt.NDArray[np.float32], train: Interactions) -> None:
-        self._users, self._items, self._seen = users, items, train
-        self.user_map, self.item_map = train.user_map, train.item_map
-        self._forget_indexes()
-
-    def _query_vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        return self._users[rows]
-
-    def _item_vectors(self) -> npt.NDArray[np.float32]:
-        return self._items
 
 
 def draw(users: int, items: int, dims: int) -> tuple[Any, Any, Interactions, Interactions]:
@@ -125,15 +109,10 @@ class Evaluation(Problem):
         if self.lists is not None:
             full = np.full((self.test.shape[0], self.depth), -1, np.int64)
             full[self.users] = self.lists
-            return {OURS: lambda: evaluate_lists(full, self.test, metrics=metrics).values}
-        model = _Factors(self.user_factors, self.item_factors, self.train)
-        model.threads = self.threads
-
-        def measure() -> Values:
-            model._forget_indexes()
-            return evaluate(model, self.train, self.test, metrics=metrics).values
-
-        return {OURS: measure}
+            return {OURS: lambda: evaluate_lists(full, self.test, metrics=metrics, threads=self.threads).values}
+        model = Factors(self.user_factors, self.item_factors)
+        options = {"metrics": metrics, "threads": self.threads}
+        return {OURS: lambda: evaluate(model, self.train, self.test, **options).values}
 
     def judge(self, answers: dict[str, Values]) -> dict[str, Verdict]:
         """Compare every value under the name of its convention."""
@@ -143,7 +122,7 @@ class Evaluation(Problem):
             gaps = {metric: abs(value - reference[metric]) for metric, value in values.items()}
             worst = max(gaps, key=gaps.__getitem__)
             agrees = gaps[worst] <= slack
-            same = f"{len(gaps)} values, within {gaps[worst]:.0e}"
+            same = f"the same {len(gaps)} values" + (f" within {gaps[worst]:.0e}" if gaps[worst] else "")
             words = f"{len(gaps)} values" if name == OURS else same if agrees else f"differs: {worst} by {gaps[worst]:.1e}"
             verdicts[name] = Verdict(words, agrees=agrees, figures={"largest_gap": float(gaps[worst])})
         return verdicts
@@ -155,7 +134,7 @@ def by_irspack(problem: Evaluation) -> dict[str, Call]:
         raise Unsupported("ranks by itself: takes scores, not lists")
     from irspack import BaseRecommender, Evaluator
 
-    class Factors(BaseRecommender):
+    class Dense(BaseRecommender):
         def _learn(self) -> None:
             pass
 
@@ -166,7 +145,7 @@ def by_irspack(problem: Evaluation) -> dict[str, Call]:
             return problem.user_factors[begin:end] @ problem.item_factors.T
 
     train, test = (sp.csr_matrix(part.matrix) for part in (problem.train, problem.test))
-    model = Factors(train)
+    model = Dense(train)
     evaluator = Evaluator(test, masked_interactions=train, n_threads=problem.threads, mb_size=1024)
     pairs = {"recall": "recall", "precision": "precision", "ndcg": "ndcg", "map": "map:relevant", "hit": "hit_rate"}
 
