@@ -9,6 +9,7 @@ from salience.evaluation.metrics import Metric, metric_names, parse_metric, rati
 from salience.evaluation.ranks import Ranks, factor_lists, factor_ranks, list_ranks, score_ranks
 from salience.evaluation.report import HeldOut, Report
 from salience.evaluation.runner import DEFAULT_METRICS, evaluate, evaluate_lists
+from salience.evaluation.search import SearchResult, Trial, Uniform, search
 from salience.evaluation.slices import Slices
 from salience.evaluation.sources import BlockScores, Factors
 from salience.evaluation.splits import Split
@@ -24,8 +25,11 @@ __all__ = [
     "Pair",
     "Ranks",
     "Report",
+    "SearchResult",
     "Slices",
     "Split",
+    "Trial",
+    "Uniform",
     "compare",
     "cross_validate",
     "evaluate",
@@ -40,6 +44,7 @@ __all__ = [
     "read_qrels",
     "read_run",
     "score_ranks",
+    "search",
     "splits",
     "statistics",
 ]

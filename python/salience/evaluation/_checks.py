@@ -41,12 +41,12 @@ def clip_bounds(value: Any, *, argument: str = "clip") -> tuple[float, float] | 
     return low, high
 
 
-def same_axes(train: Interactions, test: Interactions) -> None:
+def same_axes(train: Interactions, test: Interactions, train_name: str = "train", test_name: str = "test") -> None:
     """Raise a ValueError unless both parts have the same users and items in the same order."""
     cut = "cut both from one Interactions"
     if train.shape != test.shape:
         raise ValueError(
-            f"test: {test.shape[0]} users x {test.shape[1]} items; expected the axes of train, "
+            f"{test_name}: {test.shape[0]} users x {test.shape[1]} items; expected the axes of {train_name}, "
             f"{train.shape[0]} x {train.shape[1]} ({cut})"
         )
     for axis, ours, theirs in (
@@ -55,7 +55,8 @@ def same_axes(train: Interactions, test: Interactions) -> None:
     ):
         if not same_ids(ours, theirs):
             raise ValueError(
-                f"test: {axis} whose ids differ from those of train; expected the same {axis} in the same order ({cut})"
+                f"{test_name}: {axis} whose ids differ from those of {train_name}; expected the same {axis} in the "
+                f"same order ({cut})"
             )
 
 

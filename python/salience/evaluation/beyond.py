@@ -195,7 +195,7 @@ def _coverage(top: _Top) -> float:
 
 
 def _user_coverage(top: _Top) -> FloatArray:
-    return (top.sizes > 0).astype(np.float64)
+    return np.asarray(top.sizes > 0, dtype=np.float64)
 
 
 def _gini(top: _Top) -> float:
@@ -258,7 +258,7 @@ def _diversity(top: _Top) -> FloatArray:
         own = picked @ _squares(units)
         found[part] = _squares(sums) - own
     pairs = top.sizes * (top.sizes - 1)
-    return 1.0 - _divide(found, pairs)
+    return np.asarray(1.0 - _divide(found, pairs))
 
 
 def _squares(matrix: Any) -> FloatArray:
@@ -327,7 +327,7 @@ def _jensen_shannon(top: _Top) -> FloatArray:
     middle = (history + listed) / 2
     middle[(history.sum(axis=1) == 0) | (listed.sum(axis=1) == 0)] = 0.0
     bits = (_divergence(history, middle) + _divergence(listed, middle)) / (2 * np.log(2.0))
-    return np.clip(bits, 0.0, 1.0)
+    return np.asarray(np.clip(bits, 0.0, 1.0))
 
 
 _FORMULAS: dict[tuple[str, str | None], tuple[tuple[str, ...], Callable[[_Top], FloatArray | float]]] = {

@@ -1,4 +1,4 @@
-"""Comparison of models on the same users: is a difference real, how large is it, does it matter?"""
+"""Comparison of models on the same users: whether a difference is real, how large it is, whether it matters."""
 
 from __future__ import annotations
 
@@ -167,10 +167,8 @@ class Comparison:
     def _remarks(self) -> list[str]:
         users = sorted({pair.users for pair in self.pairs})
         counted = f"{users[0]:,}" if len(users) == 1 else f"{users[0]:,} to {users[-1]:,}"
-        remarks = [
-            f"{counted} users; {self.level:.0%} bootstrap intervals; paired randomization tests, Holm's correction "
-            f"for {len(self.pairs)}; effect: Cohen's d"
-        ]
+        method = f"{self.level:.0%} bootstrap intervals; paired randomization tests, Holm's correction"
+        remarks = [f"{counted} users; {method} for {len(self.pairs)}; effect: Cohen's d"]
         if self.margin is not None:
             remarks.append(f"equivalent: within ± {self.margin:g} by two one-sided t tests")
         return remarks
@@ -239,7 +237,13 @@ def compare(
         else ((baseline, name) for name in names if name != baseline)
     )
     couples = list(against)
-    options = {"level": share, "resamples": resamples, "permutations": permutations, "seed": seed, "margin": margin}
+    options: dict[str, Any] = {
+        "level": share,
+        "resamples": resamples,
+        "permutations": permutations,
+        "seed": seed,
+        "margin": margin,
+    }
     pairs = [
         _pair(name, first, second, *_aligned(reports, name, first, second), **options)
         for name in _metrics(reports, metric)

@@ -285,7 +285,7 @@ class Report:
         The file is written to a temporary name and renamed. Kept ``lists`` are not written.
         """
         with _storage.replace_file(path) as temporary:
-            temporary.write_text(json.dumps(_encode(self)), encoding="utf-8")
+            temporary.write_text(json.dumps(encode_report(self)), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -302,7 +302,7 @@ class Report:
             held = json.loads(text)
             if held["format"] != "salience report" or held["version"] != _VERSION:
                 raise ValueError(f"format {held['format']!r}, version {held['version']!r}")
-            return _decode(held)
+            return decode_report(held)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"path: {path} is damaged or no report of salience ({error})") from None
 
@@ -387,7 +387,8 @@ def _numbers(array: npt.NDArray[Any]) -> list[Any]:
     return [None if isinstance(x, float) and math.isnan(x) else x for x in array.tolist()]
 
 
-def _encode(report: Report) -> dict[str, Any]:
+def encode_report(report: Report) -> dict[str, Any]:
+    """Return what :meth:`Report.save` writes."""
     held_out = report.held_out
     # Metrics of one kind share the array of their users: each is written once.
     groups: list[npt.NDArray[Any]] = []
@@ -424,7 +425,8 @@ def _floats(values: list[Any]) -> FloatArray:
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _decode(held: dict[str, Any]) -> Report:
+def decode_report(held: dict[str, Any]) -> Report:
+    """Return the report that :func:`encode_report` described."""
     groups = [_ids(values) for values in held["users"]]
     metrics, ranks = held["metrics"], held["held_out"]
     counts = None if ranks is None or ranks["popularity"] is None else np.array(ranks["popularity"], dtype=np.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -281,7 +280,7 @@ def _item_ids(test: Interactions, rows: IntArray) -> npt.NDArray[Any]:
 
 
 def _counts(data: Interactions, rows: IntArray) -> IntArray:
-    return np.diff(data.matrix.indptr)[rows].astype(np.int64)
+    return np.asarray(np.diff(data.matrix.indptr)[rows], dtype=np.int64)
 
 
 @dataclass

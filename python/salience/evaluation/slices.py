@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def _starts(counts: IntArray, buckets: int) -> list[int]:
 
 def _edges(edges: Sequence[int]) -> list[int]:
     starts = [0, *(whole(edge, argument="edges", least=1) for edge in edges)]
-    if any(a >= b for a, b in zip(starts, starts[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(starts)):
         raise ValueError(f"edges: {list(edges)}; expected ascending counts")
     return starts
 

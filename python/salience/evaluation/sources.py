@@ -51,8 +51,13 @@ class BlockScores:
 class Source(Protocol):
     """What an evaluation asks for rankings."""
 
-    knows_all_ranks: bool
-    users_a_call: int
+    @property
+    def knows_all_ranks(self) -> bool:
+        """Whether it can say where any item stands, however far down."""
+
+    @property
+    def users_a_call(self) -> int:
+        """How many users to ask for at once."""
 
     def known(self, rows: IntArray) -> BoolArray:
         """Tell which users there can be a ranking for."""
@@ -85,9 +90,11 @@ class FactorSource:
     knows_all_ranks: bool = True
 
     def known(self, rows: IntArray) -> BoolArray:
+        """See :class:`Source`."""
         return self.is_known(rows)
 
     def rank(self, rows: IntArray, held_out: Any, depth: int | None, k: int) -> tuple[Ranks, IntArray | None]:
+        """See :class:`Source`."""
         users, seen = self.queries(rows), self.seen(rows)
         options = {"exclude": seen, "threads": self.threads}
         found = lists = None
@@ -111,9 +118,11 @@ class ScoreSource:
     knows_all_ranks: bool = True
 
     def known(self, rows: IntArray) -> BoolArray:
+        """See :class:`Source`."""
         return np.ones(rows.size, dtype=np.bool_)
 
     def rank(self, rows: IntArray, held_out: Any, depth: int | None, k: int) -> tuple[Ranks, IntArray | None]:
+        """See :class:`Source`."""
         del depth  # the scores are there: all ranks cost a comparison each
         scores = np.asarray(self.score(rows))
         if scores.shape != held_out.shape or scores.dtype.kind != "f":
@@ -144,9 +153,11 @@ class ModelSource:
     knows_all_ranks: bool = False
 
     def known(self, rows: IntArray) -> BoolArray:
+        """See :class:`Source`."""
         return known_ids(self.model, "user_map", self.test.user_map.ids_of(rows))
 
     def rank(self, rows: IntArray, held_out: Any, depth: int | None, k: int) -> tuple[Ranks, IntArray | None]:
+        """See :class:`Source`."""
         wanted = max(depth or 0, k)
         answer = self.model.recommend(self.test.user_map.ids_of(rows), wanted, exclude_seen=self.exclude_seen)
         found, ids = np.asarray(answer.rows), np.asarray(answer.ids)
