@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from salience.evaluation.document.drawing import INK, QUIET, SERIES, draw
+from salience.evaluation.document.drawing import QUIET, SERIES, draw
 from salience.evaluation.metrics import parse_metric
 from salience.evaluation.report import Report
 from salience.evaluation.slices import Slices
@@ -252,21 +252,18 @@ def attention(model: str, weights: npt.NDArray[Any], history: npt.NDArray[Any], 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
         start = np.zeros(len(kept))
-        for component in range(means.shape[1]):
+        for component, name in enumerate(names):
             colour = SERIES[component % len(SERIES)]
-            axis.barh(labels, means[:, component], left=start, color=colour, height=0.72, alpha=0.85)
-            if means[:, component].max() > 0.02:
-                wide = int(means[:, component].argmax())
-                place = start[wide] + means[wide, component] / 2
-                axis.text(place, wide, names[component], ha="center", va="center", fontsize=8, color=INK, weight="bold")
+            axis.barh(labels, means[:, component], left=start, color=colour, height=0.72, label=name)
             start += means[:, component]
+        axis.legend(ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), frameon=False, handlelength=1)
         axis.invert_yaxis()
         axis.grid(axis="y", visible=False)
         axis.set_xlim(0, max(1.0, float(start.max())))
         axis.set(xlabel="mean attention", ylabel="training interactions of the user")
 
     anchor = f"attention-{_slug(model)}"
-    svg = draw(anchor, (_WIDTH, 1.1 + 0.34 * len(kept)), paint)
+    svg = draw(anchor, (_WIDTH, 1.3 + 0.34 * len(kept)), paint)
     rows = tuple(
         (label, name, f"{means[n, component]:.4f}")
         for n, label in enumerate(labels)
