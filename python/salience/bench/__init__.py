@@ -7,7 +7,7 @@ beside the problem.
 
 from salience.bench.contest import Outcome, Problem, Result, Verdict, choose_peers, hold
 from salience.bench.environment import machine, record_environment
-from salience.bench.peers import PEERS, Peer, Unsupported
+from salience.bench.peers import PEERS, Peer, UnsupportedError
 from salience.bench.results import markdown, milliseconds
 from salience.bench.timing import interleave, take_turns
 
@@ -17,7 +17,7 @@ __all__ = [
     "Peer",
     "Problem",
     "Result",
-    "Unsupported",
+    "UnsupportedError",
     "Verdict",
     "choose_peers",
     "hold",

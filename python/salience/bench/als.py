@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ import scipy.sparse as sp
 
 from salience.als import ALS
 from salience.bench.contest import OURS, Problem, Verdict
-from salience.bench.peers import Unsupported
+from salience.bench.peers import UnsupportedError
 from salience.bench.timing import Call
 from salience.evaluation.splits import Split
 from salience.interactions import Interactions
@@ -100,7 +101,7 @@ class ImplicitALS(Problem):
         }
 
     @property
-    def _settings(self) -> dict[str, float]:
+    def _settings(self) -> dict[str, Any]:
         return {
             "unobserved_weight": self.unobserved_weight,
             "regularization": self.regularization,
@@ -138,13 +139,13 @@ class ImplicitALS(Problem):
 
         Raises
         ------
-        Unsupported
+        UnsupportedError
             Where the ridge depends on the row, or nothing pulls unobserved pairs to 0.
         """
         if self.regularization_exponent != 0:
-            raise Unsupported("has one ridge for all rows: needs a regularization exponent of 0")
+            raise UnsupportedError("has one ridge for all rows: needs a regularization exponent of 0")
         if self.unobserved_weight == 0:
-            raise Unsupported("weighs unobserved pairs by 1: needs an unobserved weight above 0")
+            raise UnsupportedError("weighs unobserved pairs by 1: needs an unobserved weight above 0")
         extra = 1 / self.unobserved_weight
         return extra, self.regularization * extra * (1 + extra) / extra
 
@@ -251,7 +252,9 @@ def by_rectools(problem: ImplicitALS) -> dict[str, Call]:
 
     extra, ridge = problem.confidence()
     coo = sp.coo_matrix(problem.matrix)
-    frame = pd.DataFrame({"user_id": coo.row, "item_id": coo.col, "weight": 1.0, "datetime": pd.Timestamp("2020-01-01")})
+    frame = pd.DataFrame(
+        {"user_id": coo.row, "item_id": coo.col, "weight": 1.0, "datetime": pd.Timestamp("2020-01-01")}
+    )
     dataset = Dataset.construct(frame)
 
     def fit() -> Factors:
@@ -351,7 +354,7 @@ def rate_with_lenskit(problem: ExplicitALS) -> dict[str, Call]:
     def predict(model: Any) -> npt.NDArray[Any]:
         out = np.empty(len(users), np.float64)
         starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1], True])
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in pairwise(starts):
             found = model(int(users[start]), ItemList(item_ids=items[start:stop]))
             out[start:stop] = found.scores()
         return out
@@ -387,5 +390,3 @@ EXPLICIT: dict[str, Callable[[ExplicitALS], dict[str, Call]]] = {
     "surprise": rate_with_surprise,
 }
 ExplicitALS.adapters = EXPLICIT
-
-Feedback = Literal["implicit", "explicit"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from salience import datasets
+from salience._terminal import data_options, options, take_columns
 from salience.als import ALS
 from salience.bench import results
 from salience.bench.als import ExplicitALS, ImplicitALS
@@ -28,7 +29,7 @@ NOT_MEASURED = 2
 _FACTORS_EPOCHS = 5
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[tuple[int, ...]]):
     """Whole numbers with something between them: "64,128", or "256x50000x64" with ``names`` of the parts."""
 
     name = "numbers"
@@ -51,7 +52,7 @@ class Numbers(click.ParamType):
         return self.separator.join(["1000"] * max(len(self.parts), 2))
 
 
-class Shapes(click.ParamType):
+class Shapes(click.ParamType[list[tuple[int, ...]]]):
     """Several shapes with commas between them."""
 
     name = "shapes"
@@ -66,32 +67,17 @@ class Shapes(click.ParamType):
         return [self.one.convert(text, param, ctx) for text in value.split(",")]
 
 
-def shared_options(command: Any) -> Any:
-    """Who takes part, for how long, and where the outcome goes."""
-    for option in (
-        click.option("--png", type=click.Path(path_type=Path), help="Also draw the ratios to this file."),
-        click.option("--json", "json_path", type=click.Path(path_type=Path),
-                     help="Also write everything, with every single time, to this file."),
-        click.option("--threads", type=click.IntRange(min=1), help="For everyone (default: all cores of this process)."),
-        click.option("--patience", type=click.FloatRange(min=0), default=60.0, show_default=True,
-                     help="Seconds a contestant may take for a turn before it runs no more."),
-        click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
-                     help="Counted runs of everyone, in turn, after one that warms up."),
-        click.option("--peers", help="Comma-separated libraries (default: all that can do it)."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def data_options(command: Any) -> Any:
-    """Name the columns of a file of interactions."""
-    for option in (
-        click.option("--value", help="Column of ratings or counts (default: 1 everywhere)."),
-        click.option("--item", default="item", show_default=True, help="Column of item ids."),
-        click.option("--user", default="user", show_default=True, help="Column of user ids."),
-    ):
-        command = option(command)
-    return command
+shared_options = options(
+    click.option("--peers", help="Comma-separated libraries (default: all that can do it)."),
+    click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
+                 help="Counted runs of everyone, in turn, after one that warms up."),
+    click.option("--patience", type=click.FloatRange(min=0), default=60.0, show_default=True,
+                 help="Seconds a contestant may take for a turn before it runs no more."),
+    click.option("--threads", type=click.IntRange(min=1), help="For everyone (default: all cores of this process)."),
+    click.option("--json", "json_path", type=click.Path(path_type=Path),
+                 help="Also write everything, with every single time, to this file."),
+    click.option("--png", type=click.Path(path_type=Path), help="Also draw the ratios to this file."),
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,19 +94,21 @@ def bench() -> None:
 @data_options
 @click.option("--queries", "queries_path", type=click.Path(path_type=Path), help=".npy file of query vectors.")
 @click.option("--items", "items_path", type=click.Path(path_type=Path), help=".npy file of item vectors.")
-@click.option("--shapes", type=Shapes("queries", "items", "dims", "k"), help="Of random vectors: QUERIESxITEMSxDIMSxK,...")
+@click.option(
+    "--shapes", type=Shapes("queries", "items", "dims", "k"), help="Of random vectors: QUERIESxITEMSxDIMSxK,..."
+)
 @click.option("--kind", type=click.Choice(SYNTHETIC), default="gaussian", show_default=True, help="Of random vectors.")
 @click.option("--factors", type=Numbers(","), default="64", show_default=True, help="Of ALS on DATA.")
 @click.option("-k", "cutoffs", type=Numbers(","), default="10", show_default=True)
 @click.option("--users", type=click.IntRange(min=1), default=1024, show_default=True, help="Users of DATA that ask.")
 @shared_options
 def topk_command(
-    data: str | None, user: str, item: str, value: str | None, queries_path: Path | None, items_path: Path | None,
+    data: str | None, queries_path: Path | None, items_path: Path | None,
     shapes: list[tuple[int, ...]] | None, kind: str, factors: tuple[int, ...], cutoffs: tuple[int, ...], users: int,
-    threads: int | None, **options: Any,
+    threads: int | None, **others: Any,
 ) -> None:  # fmt: skip
     """Exact top-k: of random vectors, of your own (--queries, --items), or of ALS factors of DATA."""
-    count = threads or cores()
+    columns, count = take_columns(others), threads or cores()
     _one_source(data=data, shapes=shapes, items=items_path)
     if (queries_path is None) != (items_path is None):
         raise click.UsageError("--queries and --items belong together.")
@@ -135,20 +123,22 @@ def topk_command(
             for k in cutoffs:
                 yield TopK(q, x, k, count, items_path.name)
         else:
-            interactions, name = _read(data, user=user, item=item, value=value)
+            interactions, name = _read(data, columns)
             for dims in factors:
                 model = _factorize(interactions, dims, count)
                 chosen = np.random.default_rng(0).permutation(len(model.user_factors_))[:users]
                 for k in cutoffs:
                     yield TopK(model.user_factors_[chosen], model.item_factors_, k, count, f"{name}, ALS factors")
 
-    _run(TopK, problems, count, **options)
+    _run(TopK, problems, count, **others)
 
 
 @bench.command("als")
 @click.argument("data", required=False)
 @data_options
-@click.option("--shapes", type=Shapes("users", "items", "factors"), help="Of a random catalogue: USERSxITEMSxFACTORS,...")
+@click.option(
+    "--shapes", type=Shapes("users", "items", "factors"), help="Of a random catalogue: USERSxITEMSxFACTORS,..."
+)
 @click.option("--feedback", type=click.Choice(["implicit", "explicit"]), default="implicit", show_default=True)
 @click.option("--factors", type=Numbers(","), default="64", show_default=True, help="With DATA.")
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
@@ -158,12 +148,12 @@ def topk_command(
               help="Other than 0 only irspack can do.")  # fmt: skip
 @shared_options
 def als_command(
-    data: str | None, user: str, item: str, value: str | None, shapes: list[tuple[int, ...]] | None, feedback: str,
+    data: str | None, shapes: list[tuple[int, ...]] | None, feedback: str,
     factors: tuple[int, ...], epochs: int, unobserved_weight: float, regularization: float,
-    regularization_exponent: float, threads: int | None, **options: Any,
+    regularization_exponent: float, threads: int | None, **others: Any,
 ) -> None:  # fmt: skip
     """Training: the same number of epochs, everyone's factors put into one objective; or ratings and test RMSE."""
-    count = threads or cores()
+    columns, count = take_columns(others), threads or cores()
     _one_source(data=data, shapes=shapes)
     explicit = feedback == "explicit"
 
@@ -172,7 +162,7 @@ def als_command(
             for users, items, dims in shapes:
                 yield datasets.synthetic(users, items).interactions, dims, "synthetic catalogue"
         else:
-            interactions, name = _read(data, user=user, item=item, value=value)
+            interactions, name = _read(data, columns)
             for dims in factors:
                 yield interactions, dims, name
 
@@ -184,7 +174,7 @@ def als_command(
                 yield ImplicitALS(interactions, dims, epochs, unobserved_weight, regularization,
                                   regularization_exponent, count, name)  # fmt: skip
 
-    _run(ExplicitALS if explicit else ImplicitALS, problems, count, **options)
+    _run(ExplicitALS if explicit else ImplicitALS, problems, count, **others)
 
 
 @bench.command("evaluate")
@@ -197,32 +187,33 @@ def als_command(
 @click.option("-k", "cutoffs", type=Numbers(","), default="5,10,20", show_default=True)
 @shared_options
 def evaluate_command(
-    data: str | None, user: str, item: str, value: str | None, shapes: list[tuple[int, ...]] | None, source: str,
-    factors: tuple[int, ...], cutoffs: tuple[int, ...], threads: int | None, **options: Any,
+    data: str | None, shapes: list[tuple[int, ...]] | None, source: str,
+    factors: tuple[int, ...], cutoffs: tuple[int, ...], threads: int | None, **others: Any,
 ) -> None:  # fmt: skip
     """Ranking metrics at several cut-offs, from the same recommendations or from factors."""
-    count = threads or cores()
+    columns, count = take_columns(others), threads or cores()
     _one_source(data=data, shapes=shapes)
     chosen: Any = ("lists", "factors") if source == "both" else (source,)
 
-    def sources() -> Any:
+    def sources() -> Iterator[tuple[Any, str]]:
         if shapes:
             for shape in shapes:
                 yield draw_evaluation(*shape), "random factors"
         else:
-            interactions, name = _read(data, user=user, item=item, value=value)
+            interactions, name = _read(data, columns)
             split = splits.random(interactions)
             for dims in factors:
                 model = _factorize(split.train, dims, count)
                 parts = (Interactions.from_csr(part.matrix) for part in (split.train, split.test))
-                yield (model.user_factors_, model.item_factors_, *parts), f"{name}, ALS factors"
+                found: Any = (model.user_factors_, model.item_factors_, *parts)
+                yield found, f"{name}, ALS factors"
 
     def problems() -> Any:
-        for parts, name in sources():
+        for (users, items, train, test), name in sources():
             for kind in chosen:
-                yield Evaluation(*parts, cutoffs, kind, count, name)
+                yield Evaluation(users, items, train, test, cutoffs, kind, count, name)
 
-    _run(Evaluation, problems, count, **options)
+    _run(Evaluation, problems, count, **others)
 
 
 @bench.command("hybrid", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -243,12 +234,12 @@ def _one_source(**sources: Any) -> None:
         raise click.UsageError(f"{'Nothing' if not given else 'Too much'} to measure: give one of {names}.")
 
 
-def _read(data: str | None, *, user: str, item: str, value: str | None) -> tuple[Interactions, str]:
+def _read(data: str | None, columns: dict[str, Any]) -> tuple[Interactions, str]:
     """Read a file, or a published set where there is no file of its name."""
     assert data is not None
     path = Path(data)
     if path.exists() or data not in PUBLISHED:
-        return Interactions.read(path, user=user, item=item, value=value), path.name
+        return Interactions.read(path, **columns), path.name
     if data == "gowalla":
         train, valid, _ = datasets.load_gowalla()
         return Interactions.from_csr(train.matrix + valid.matrix), data

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from salience.bench.peers import PEERS, Unsupported, thread_limit
+from salience.bench.peers import PEERS, UnsupportedError, thread_limit
 from salience.bench.timing import Call, take_turns
 
 Status = Literal["measured", "missing", "unsupported", "failed"]
@@ -97,7 +97,7 @@ class Problem(ABC):
         Name of the operation.
     adapters : dict of str to callable
         By the name of a peer (see ``PEERS``): ``adapter(problem)`` imports the peer, prepares whatever is
-        prepared once in use, and returns its contestants by name, to be timed. It raises Unsupported where
+        prepared once in use, and returns its contestants by name, to be timed. It raises UnsupportedError where
         the peer cannot do this problem.
     threads : int
         What everyone is told to use.
@@ -170,7 +170,9 @@ def choose_peers(task: type[Problem], wanted: Sequence[str] | None) -> list[str]
         return list(task.adapters)
     for name in wanted:
         if name not in task.adapters:
-            raise ValueError(f"peers: {name!r} has no adapter for {task.task}; expected some of {', '.join(task.adapters)}")
+            raise ValueError(
+                f"peers: {name!r} has no adapter for {task.task}; expected some of {', '.join(task.adapters)}"
+            )
     return list(dict.fromkeys(wanted))
 
 
@@ -199,7 +201,7 @@ def hold(problem: Problem, peers: Sequence[str], *, rounds: int, patience: float
             continue
         try:
             entered = problem.adapters[name](problem)
-        except Unsupported as reason:
+        except UnsupportedError as reason:
             absent.append(Result(name, name, peer.version, "unsupported", note=str(reason)))
         except Exception as error:  # whatever a foreign library raises is its result here
             absent.append(_failed(name, name, error))

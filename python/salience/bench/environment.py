@@ -75,8 +75,6 @@ def headline(found: dict[str, Any]) -> list[str]:
     """Put what :func:`record_environment` returns into words."""
     forced = " (forced)" if found["instruction_set_forced"] else ""
     libraries = ", ".join(f"{name} {number}" for name, number in found["libraries"].items())
-    return [
-        f"{found['processor']}, {found['cores']} cores, {found['system']}; load average {found['load_average']:.1f}",
-        f"{found['threads']} threads; {found['instruction_set']} kernels{forced}; salience {found['salience']}, "
-        f"Python {found['python']}, {libraries}",
-    ]
+    where = f"{found['processor']}, {found['cores']} cores, {found['system']}; load average {found['load_average']:.1f}"
+    how = f"{found['threads']} threads; {found['instruction_set']} kernels{forced}; salience {found['salience']}"
+    return [where, f"{how}, Python {found['python']}, {libraries}"]

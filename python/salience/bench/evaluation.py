@@ -19,7 +19,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from salience.bench.contest import OURS, Problem, Verdict
-from salience.bench.peers import Unsupported
+from salience.bench.peers import UnsupportedError
 from salience.bench.timing import Call
 from salience.evaluation import Factors, evaluate, evaluate_lists
 from salience.interactions import Interactions
@@ -38,8 +38,8 @@ def draw(users: int, items: int, dims: int) -> tuple[Any, Any, Interactions, Int
     A user has 1 to 8 items in test, and as many in train as are left of 24.
     """
     random = np.random.default_rng([users, items, dims])
-    factors = [random.standard_normal((rows, dims), dtype=np.float32) for rows in (users, items)]
-    best, _ = topk(*factors, min(64, items))
+    user_factors, item_factors = (random.standard_normal((rows, dims), dtype=np.float32) for rows in (users, items))
+    best, _ = topk(user_factors, item_factors, min(64, items))
     mixed = random.permuted(best, axis=1)[:, :24]
     most = min(8, mixed.shape[1] - 1)
     tested = np.arange(mixed.shape[1]) < random.integers(1, most + 1, (users, 1))
@@ -48,7 +48,7 @@ def draw(users: int, items: int, dims: int) -> tuple[Any, Any, Interactions, Int
         rows = np.nonzero(chosen)[0]
         matrix = sp.csr_array((np.ones(len(rows), np.float32), (rows, mixed[chosen])), shape=(users, items))
         parts.append(Interactions.from_csr(matrix))
-    return factors[0], factors[1], parts[0], parts[1]
+    return user_factors, item_factors, parts[0], parts[1]
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Evaluation(Problem):
     def __post_init__(self) -> None:
         self.users = np.flatnonzero(np.diff(self.test.matrix.indptr))
         self.depth = max(self.cutoffs)
-        self.lists, _ = self.rank() if self.source == "lists" else (None, None)
+        self.lists = self.rank() if self.source == "lists" else None
 
     def describe(self) -> dict[str, Any]:
         """Return source, users, items, tested pairs and cut-offs."""
@@ -88,16 +88,16 @@ class Evaluation(Problem):
         cut = ", ".join(map(str, self.cutoffs))
         return f"{len(self.users):,} users x {self.test.shape[1]:,} items from {self.source}, k {cut} ({self.data})"
 
-    def rank(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    def rank(self) -> npt.NDArray[np.int64]:
         """Rank ``depth`` items that are not in train for every user with a test item."""
         seen = sp.csr_matrix(self.train.matrix)[self.users]
         queries = self.user_factors[self.users]
-        ids, scores = topk(queries, self.item_factors, self.depth, exclude=seen, threads=self.threads)
-        return np.asarray(ids), np.asarray(scores)
+        ids, _ = topk(queries, self.item_factors, self.depth, exclude=seen, threads=self.threads)
+        return np.asarray(ids)
 
     def rows(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return users, items and slots (from 0) of the lists as three columns, ranking first where that counts."""
-        lists = self.rank()[0] if self.lists is None else self.lists
+        lists = self.rank() if self.lists is None else self.lists
         slots = np.broadcast_to(np.arange(self.depth), lists.shape)
         filled = lists >= 0
         return np.repeat(self.users, filled.sum(axis=1)), lists[filled], slots[filled]
@@ -111,7 +111,7 @@ class Evaluation(Problem):
             full[self.users] = self.lists
             return {OURS: lambda: evaluate_lists(full, self.test, metrics=metrics, threads=self.threads).values}
         model = Factors(self.user_factors, self.item_factors)
-        options = {"metrics": metrics, "threads": self.threads}
+        options: dict[str, Any] = {"metrics": metrics, "threads": self.threads}
         return {OURS: lambda: evaluate(model, self.train, self.test, **options).values}
 
     def judge(self, answers: dict[str, Values]) -> dict[str, Verdict]:
@@ -122,8 +122,11 @@ class Evaluation(Problem):
             gaps = {metric: abs(value - reference[metric]) for metric, value in values.items()}
             worst = max(gaps, key=gaps.__getitem__)
             agrees = gaps[worst] <= slack
-            same = f"the same {len(gaps)} values" + (f" within {gaps[worst]:.0e}" if gaps[worst] else "")
-            words = f"{len(gaps)} values" if name == OURS else same if agrees else f"differs: {worst} by {gaps[worst]:.1e}"
+            words = f"the same {len(gaps)} values" + (f" within {gaps[worst]:.0e}" if gaps[worst] else "")
+            if name == OURS:
+                words = f"{len(gaps)} values"
+            elif not agrees:
+                words = f"differs: {worst} by {gaps[worst]:.1e}"
             verdicts[name] = Verdict(words, agrees=agrees, figures={"largest_gap": float(gaps[worst])})
         return verdicts
 
@@ -131,10 +134,10 @@ class Evaluation(Problem):
 def by_irspack(problem: Evaluation) -> dict[str, Call]:
     """Its evaluator, from dense blocks of scores."""
     if problem.lists is not None:
-        raise Unsupported("ranks by itself: takes scores, not lists")
+        raise UnsupportedError("ranks by itself: takes scores, not lists")
     from irspack import BaseRecommender, Evaluator
 
-    class Dense(BaseRecommender):
+    class Dense(BaseRecommender):  # type: ignore[misc]
         def _learn(self) -> None:
             pass
 
@@ -166,7 +169,7 @@ def by_lenskit(problem: Evaluation) -> dict[str, Call]:
     """RunAnalysis, list by list; it has no average precision."""
     import pandas as pd
     from lenskit.data import ItemListCollection
-    from lenskit.metrics import NDCG, Hit, LogRankWeight, Precision, RecipRank, Recall, RunAnalysis
+    from lenskit.metrics import NDCG, Hit, LogRankWeight, Precision, Recall, RecipRank, RunAnalysis
 
     def ndcg(n: int) -> Any:
         return NDCG(n=n, weight=LogRankWeight(offset=1))  # by default its first two slots weigh the same
@@ -201,7 +204,7 @@ def _ordered(found: Any) -> Any:
 
 
 def by_ranx(problem: Evaluation) -> dict[str, Call]:
-    """The compiled metrics of ranx."""
+    """Measure with ranx's compiled metrics."""
     import pandas as pd
     import ranx
     from numba import set_num_threads

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from salience.bench.environment import cores
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """A peer cannot be asked for this problem; the message says why."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salience.bench.contest import OURS, Problem, Verdict
-from salience.bench.peers import Unsupported
+from salience.bench.peers import UnsupportedError
 from salience.bench.timing import Call
 from salience.similarity import Index
 
@@ -76,10 +76,10 @@ class TopK(Problem):
         return len(self.queries) * len(self.items) * 4 <= _MOST_SCORES
 
     def require_score_matrix(self) -> None:
-        """Raise Unsupported where the score matrix would be too large."""
+        """Raise UnsupportedError where the score matrix would be too large."""
         if not self.score_matrix_fits:
             size = len(self.queries) * len(self.items) * 4 / 1e9
-            raise Unsupported(f"writes all scores: {size:.0f} GB")
+            raise UnsupportedError(f"writes all scores: {size:.0f} GB")
 
 
 def judge(answers: dict[str, Answer], reference: Answer, queries: Float32, items: Float32) -> dict[str, Verdict]:
@@ -120,14 +120,14 @@ def by_faiss(problem: TopK) -> dict[str, Call]:
 
 
 def by_implicit(problem: TopK) -> dict[str, Call]:
-    """The top-k behind implicit's recommend."""
+    """Search with what is behind implicit's recommend."""
     from implicit.cpu.topk import topk
 
     return {"implicit": lambda: topk(problem.items, problem.queries, problem.k, num_threads=problem.threads)}
 
 
 def by_numpy(problem: TopK) -> dict[str, Call]:
-    """A matrix product, argpartition, and a sort of what is left."""
+    """Multiply, partition, and sort what is left."""
     problem.require_score_matrix()
     queries, items, k = problem.queries, problem.items, problem.k
 
@@ -142,7 +142,7 @@ def by_numpy(problem: TopK) -> dict[str, Call]:
 
 
 def by_rectools(problem: TopK) -> dict[str, Call]:
-    """The ranker behind RecTools' vector models; it returns flat triplets, read back into rows."""
+    """Rank as RecTools' vector models do; its flat triplets are read back into rows."""
     from rectools.models.rank import Distance, ImplicitRanker
 
     ranker = ImplicitRanker(Distance.DOT, problem.queries, problem.items, num_threads=problem.threads)
@@ -156,7 +156,7 @@ def by_rectools(problem: TopK) -> dict[str, Call]:
 
 
 def by_torch(problem: TopK) -> dict[str, Call]:
-    """A matrix product and topk."""
+    """Multiply and select by torch.topk."""
     import torch
 
     problem.require_score_matrix()

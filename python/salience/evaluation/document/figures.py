@@ -84,7 +84,9 @@ def by_cutoff(reports: Reports, *, level: float) -> Figure | None:
 
     svg = draw("by-cutoff", (_WIDTH, 0.2 + _PANEL * lines), paint)
     caption = f"Mean over users at each cut-off; bands are {level:.0%} bootstrap intervals over users."
-    return Figure("by-cutoff", "Quality by cut-off", caption, svg, ("metric", "model", "value", "interval"), tuple(rows))
+    return Figure(
+        "by-cutoff", "Quality by cut-off", caption, svg, ("metric", "model", "value", "interval"), tuple(rows)
+    )
 
 
 def _families(reports: Reports) -> dict[str, dict[int, str]]:
@@ -217,9 +219,7 @@ def accuracy_against_diversity(reports: Reports, metric: str) -> Figure | None:
     return Figure("accuracy-diversity", "Accuracy against diversity", caption, svg, columns, tuple(rows))
 
 
-def _pairs_at_cutoffs(
-    reports: Reports, base: str, convention: str | None, measure: str
-) -> list[tuple[int, str, str]]:
+def _pairs_at_cutoffs(reports: Reports, base: str, convention: str | None, measure: str) -> list[tuple[int, str, str]]:
     ending = f":{convention}" if convention else ""
     pairs = []
     for name in next(iter(reports.values())).values:
@@ -271,7 +271,9 @@ def attention(model: str, weights: npt.NDArray[Any], history: npt.NDArray[Any], 
     )
     caption = f"Where {model} looks: the mean weight of its components, from users with little to much history."
     title = f"Attention to components, {model}"
-    return Figure(anchor, title, caption, svg, ("training interactions", "component", "mean weight"), rows, legend=False)
+    return Figure(
+        anchor, title, caption, svg, ("training interactions", "component", "mean weight"), rows, legend=False
+    )
 
 
 def _span(counts: npt.NDArray[Any]) -> str:

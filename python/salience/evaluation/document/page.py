@@ -89,23 +89,29 @@ def write_html(
     if chosen is not None:
         for name, report in reports.items():
             if chosen not in report.per_user:
-                raise ValueError(f"metric: {chosen!r}; expected one that {name!r} has for users: {list(report.per_user)}")
-    page = _environment().get_template("page.html.jinja").render(
-        title=title,
-        subtitle=subtitle,
-        notes=list(notes),
-        version=__version__,
-        date=datetime.date.today().isoformat(),
-        names=list(reports),
-        numbers={name: n % 8 + 1 for n, name in enumerate(reports)},
-        headline=_headline(reports, chosen, share),
-        metrics=_metric_table(reports, None if chosen is None else parse_metric(chosen).cutoff),
-        asides={name: report._remarks() for name, report in reports.items()},
-        comparison=_comparison(reports, chosen, share),
-        figures=_figures(reports, fitted, chosen, share),
-        examples=_examples(reports, fitted, train, {} if titles is None else titles, users, k),
-        definitions=_definitions(reports),
-        level=f"{share:.0%}",
+                raise ValueError(
+                    f"metric: {chosen!r}; expected one that {name!r} has for users: {list(report.per_user)}"
+                )
+    page = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=title,
+            subtitle=subtitle,
+            notes=list(notes),
+            version=__version__,
+            date=datetime.date.today().isoformat(),
+            names=list(reports),
+            numbers={name: n % 8 + 1 for n, name in enumerate(reports)},
+            headline=_headline(reports, chosen, share),
+            metrics=_metric_table(reports, None if chosen is None else parse_metric(chosen).cutoff),
+            asides={name: report._remarks() for name, report in reports.items()},
+            comparison=_comparison(reports, chosen, share),
+            figures=_figures(reports, fitted, chosen, share),
+            examples=_examples(reports, fitted, train, {} if titles is None else titles, users, k),
+            definitions=_definitions(reports),
+            level=f"{share:.0%}",
+        )
     )
     with _storage.replace_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -189,7 +195,7 @@ def _metric_table(reports: Mapping[str, Report], cutoff: int | None) -> list[dic
             error = reports[model].standard_errors.get(name, math.nan)
             cells.append(
                 {
-                    "value": "–" if math.isnan(value) else f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}",
+                    "value": "" if math.isnan(value) else f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}",
                     "error": "" if math.isnan(error) else f"± {error:.4f}" if abs(value) < 1000 else f"± {error:,.1f}",
                     "best": value == best,
                 }
