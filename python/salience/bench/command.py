@@ -45,7 +45,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         if not all(text.strip().isdigit() and int(text) > 0 for text in texts):
             self.fail(f"{value!r}; expected whole numbers above 0, such as {self._example()}", param, ctx)
         if self.parts and len(texts) != len(self.parts):
-            self.fail(f"{value!r}; expected {self.separator.join(self.parts).upper()}", param, ctx)
+            self.fail(f"{value!r}; expected {self.separator.join(part.upper() for part in self.parts)}", param, ctx)
         return tuple(int(text) for text in texts)
 
     def _example(self) -> str:
