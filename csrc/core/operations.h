@@ -159,8 +159,8 @@ struct HeldOutRanks {
 //   lists: no columns, or the best of each row as TopKArguments gives them; then ranks beyond its columns are
 //   0,
 //          better and equal must be null, and the cost is that of the top-k search.
-//   Cost without lists: 2 m n d float64 operations, and a comparison of each score with each held-out one.
-//   Memory: one block of scores per thread.
+//   Cost without lists: 2 m n d operations, in float32 but for the few items that these cannot tell from a
+//   held-out one, and a comparison of each score with each held-out one. Memory: a block of scores per thread.
 struct FactorRanksArguments {
   Matrix<const float> queries;
   Matrix<const float> items;

@@ -15,9 +15,14 @@
 namespace salience::cpu {
 namespace {
 
-constexpr int64_t kQueryBlock = 32;
 constexpr int64_t kItemBlock = 256;
-constexpr int64_t kListBatch = 4096;  // rows whose scores are held while their lists are made
+constexpr int64_t kPanel = 32;  // items whose products are one call: whole vectors on every instruction set
+constexpr int64_t kQueryStep = 12;
+constexpr int64_t kQueryBlock = 16 * kQueryStep;  // enough to pay for turning a block of items into panels
+constexpr int64_t kShortVector = 16;  // below it canonical scores cost no more than approximate ones
+constexpr int64_t kLongVector = int64_t{1} << 16;  // the bound of approximate ones holds no longer
+constexpr int64_t kDoubtful = 16;                  // more of a block are scored together
+constexpr int64_t kListBatch = 4096;               // rows whose scores are held while their lists are made
 constexpr int64_t kListUnit = 256;
 
 void count_below(const float* values, int64_t count, const std::vector<float>& bounds, int64_t* below) {
@@ -61,6 +66,7 @@ class RowRanks {
     }
     below_.resize(2 * held_out_.size());
     bounds_.resize(2 * held_out_.size());
+    reach_.resize(2 * held_out_.size());
     counts_.assign(held_out_.size(), {});
   }
 
@@ -69,32 +75,43 @@ class RowRanks {
 
   // v > s holds where v is not below the next number after s; nothing exceeds infinity.
   void set_score(int64_t n, T score) {
-    constexpr T infinity = std::numeric_limits<T>::infinity();
-    const T next = std::nextafter(score, infinity);
+    const bool infinite = score == std::numeric_limits<T>::infinity();
     bounds_[static_cast<size_t>(2 * n)] = score;
-    bounds_[static_cast<size_t>(2 * n + 1)] = score == infinity ? std::numeric_limits<T>::quiet_NaN() : next;
+    bounds_[static_cast<size_t>(2 * n + 1)] = infinite ? std::numeric_limits<T>::quiet_NaN() : next(score, 1);
   }
 
-  // Takes the scores of items start .. start + count, whose place is overwritten.
+  // Takes the scores of items start .. start + count; those of what is no candidate become NaN.
   void add(T* scores, int64_t start, int64_t count) {
-    const int64_t candidates = count - drop(scores, start, count);
-    candidates_ += candidates;
+    const int64_t candidates = drop(scores, start, count);
+    if (!held_out_.empty()) count_exact(scores, start, count, candidates);
+  }
+
+  // Takes approximate scores, none further than `error` from the canonical one. Where that leaves doubt,
+  // score_some(places, count, out) gives canonical scores of a few items of the block, score_all(out) of all.
+  template <class ScoreSome, class ScoreAll>
+  void add_approximate(T* scores, int64_t start, int64_t count, double error, const ScoreSome& score_some,
+                       const ScoreAll& score_all) {
+    const int64_t candidates = drop(scores, start, count);
     if (held_out_.empty()) return;
-    count_below(scores, count, bounds_, below_.data());
     for (size_t n = 0; n < held_out_.size(); ++n) {
-      Counts& counts = counts_[n];
-      const bool infinite = bounds_[2 * n + 1] != bounds_[2 * n + 1];
-      // Dropped scores are NaN, which is below nothing.
-      const int64_t reached = candidates - below_[2 * n];
-      const int64_t better = infinite ? 0 : candidates - below_[2 * n + 1];
-      counts.better += better;
-      counts.equal += reached - better;
-      if (start + count <= held_out_[n].item) {
-        counts.equal_before += reached - better;
-      } else if (start <= held_out_[n].item) {
-        const int64_t place = held_out_[n].item - start;
-        for (int64_t i = 0; i < place; ++i) counts.equal_before += scores[i] == scores[place];
-      }
+      const double score = static_cast<double>(bounds_[2 * n]);
+      reach_[2 * n] = next(static_cast<T>(score - error), -1);
+      reach_[2 * n + 1] = next(next(static_cast<T>(score + error), 1), 1);
+    }
+    count_below(scores, count, reach_, below_.data());
+    int64_t doubtful = 0;
+    for (size_t n = 0; n < held_out_.size(); ++n)
+      doubtful = std::max(doubtful, below_[2 * n + 1] - below_[2 * n]);
+    if (doubtful > kDoubtful) {
+      T exact[kItemBlock];
+      score_all(exact);
+      for (int64_t i = 0; i < count; ++i)
+        if (scores[i] != scores[i]) exact[i] = scores[i];
+      return count_exact(exact, start, count, candidates);
+    }
+    for (size_t n = 0; n < held_out_.size(); ++n) {
+      counts_[n].better += candidates - below_[2 * n + 1];
+      if (below_[2 * n + 1] != below_[2 * n]) resolve(n, scores, start, count, score_some);
     }
   }
 
@@ -124,23 +141,62 @@ class RowRanks {
     int64_t equal_before = 0;
   };
 
-  // Makes NaN of what is no candidate and returns how many that were.
+  static T next(T value, int direction) {
+    constexpr T infinity = std::numeric_limits<T>::infinity();
+    return std::nextafter(value, direction > 0 ? infinity : -infinity);
+  }
+
+  // Makes NaN of what is no candidate and returns how many candidates there are.
   int64_t drop(T* scores, int64_t start, int64_t count) {
     constexpr T none = std::numeric_limits<T>::quiet_NaN();
-    int64_t dropped = 0;
+    int64_t candidates = count;
     if (allowed_ != nullptr) {
       for (int64_t i = 0; i < count; ++i) {
         if (allowed_[start + i] != 0) continue;
         scores[i] = none;
-        ++dropped;
+        --candidates;
       }
     }
     excluded_.advance(start + count, [&](int64_t column) {
       if (allowed_ != nullptr && allowed_[column] == 0) return;
       scores[column - start] = none;
-      ++dropped;
+      --candidates;
     });
-    return dropped;
+    candidates_ += candidates;
+    return candidates;
+  }
+
+  // Dropped scores are NaN, which is below nothing.
+  void count_exact(const T* scores, int64_t start, int64_t count, int64_t candidates) {
+    count_below(scores, count, bounds_, below_.data());
+    for (size_t n = 0; n < held_out_.size(); ++n) {
+      const bool infinite = bounds_[2 * n + 1] != bounds_[2 * n + 1];
+      const int64_t better = infinite ? 0 : candidates - below_[2 * n + 1];
+      const int64_t equal = candidates - below_[2 * n] - better;
+      counts_[n].better += better;
+      counts_[n].equal += equal;
+      if (start + count <= held_out_[n].item) {
+        counts_[n].equal_before += equal;
+      } else if (start <= held_out_[n].item) {
+        const int64_t place = held_out_[n].item - start;
+        for (int64_t i = 0; i < place; ++i) counts_[n].equal_before += scores[i] == scores[place];
+      }
+    }
+  }
+
+  // Counts what `reach_` leaves open for one held-out item.
+  template <class ScoreSome>
+  void resolve(size_t n, const T* scores, int64_t start, int64_t count, const ScoreSome& score_some) {
+    int64_t places[kDoubtful], found = 0;
+    for (int64_t i = 0; i < count; ++i)
+      if (scores[i] >= reach_[2 * n] && scores[i] < reach_[2 * n + 1]) places[found++] = i;
+    T exact[kDoubtful];
+    score_some(places, found, exact);
+    for (int64_t i = 0; i < found; ++i) {
+      counts_[n].better += exact[i] > bounds_[2 * n];
+      counts_[n].equal += exact[i] == bounds_[2 * n];
+      counts_[n].equal_before += exact[i] == bounds_[2 * n] && start + places[i] < held_out_[n].item;
+    }
   }
 
   const uint8_t* allowed_;
@@ -149,60 +205,141 @@ class RowRanks {
   Cursor excluded_;
   int64_t candidates_ = 0;
   std::vector<HeldOut> held_out_;
-  std::vector<T> bounds_;
+  std::vector<T> bounds_;  // of each held-out item its score and the next number
+  std::vector<T> reach_;   // where approximate scores leave doubt
   std::vector<int64_t> below_;
   std::vector<Counts> counts_;
 };
 
 // Ranks of a block of queries by their scores with every item.
+//
+// Products are summed in float32 first. With u = 2^-24 and d dimensions, such a sum is within d u / (1 - d u)
+// times |q| |x| of the exact inner product (Higham, Accuracy and Stability of Numerical Algorithms, section
+// 3.1), the canonical score within a little more than u times that, and what underflows adds at most 2^-149 a
+// term. The few items that this cannot tell from a held-out one are scored canonically.
 class FactorBlock {
  public:
-  FactorBlock(const FactorRanksArguments& arguments, int64_t first, int64_t count)
-      : arguments_(arguments), first_(first), count_(count), scores_(kQueryBlock * kItemBlock) {
+  FactorBlock(const FactorRanksArguments& arguments, const std::vector<double>& item_norms, int64_t first,
+              int64_t count)
+      : arguments_(arguments),
+        item_norms_(item_norms),
+        first_(first),
+        count_(count),
+        scores_(static_cast<size_t>(count * kItemBlock)) {
     queries_.assign(arguments.queries, first, count);
     rows_.reserve(static_cast<size_t>(count));
     for (int64_t q = 0; q < count; ++q)
       rows_.emplace_back(arguments.exclude, arguments.allowed, arguments.out, first + q);
+    if (arguments.items.columns >= kShortVector && arguments.items.columns <= kLongVector) {
+      panel_.resize(static_cast<size_t>(arguments.items.columns * kPanel));
+      products_.resize(static_cast<size_t>(count * kPanel));
+    }
   }
 
   void rank(Worker& worker) {
-    for (int64_t q = 0; q < count_; ++q) score_held_out(q);
     const Matrix<const float>& items = arguments_.items;
-    const float* pointers[kItemBlock];
+    for (int64_t q = 0; q < count_; ++q) score_held_out(q);
     for (int64_t start = 0; start < items.rows && !worker.should_stop(); start += kItemBlock) {
       const int64_t count = std::min(kItemBlock, items.rows - start);
-      for (int64_t i = 0; i < count; ++i) pointers[i] = items.row(start + i);
-      score(0, count_, pointers, count, scores_.data());
-      for (int64_t q = 0; q < count_; ++q)
-        rows_[static_cast<size_t>(q)].add(scores_.data() + q * kItemBlock, start, count);
+      for (int64_t i = 0; i < count; ++i) pointers_[i] = items.row(start + i);
+      if (panel_.empty()) {
+        score(0, count_, pointers_, count, scores_.data());
+        for (int64_t q = 0; q < count_; ++q) row(q).add(scores_of(q), start, count);
+      } else {
+        approximate(count);
+        for (int64_t q = 0; q < count_; ++q) add_approximate(q, start, count);
+      }
     }
-    for (const RowRanks<float>& row : rows_) row.write();
+    for (const RowRanks<float>& ranks : rows_) ranks.write();
   }
 
  private:
+  RowRanks<float>& row(int64_t q) { return rows_[static_cast<size_t>(q)]; }
+  float* scores_of(int64_t q) { return scores_.data() + q * kItemBlock; }
+
+  // Canonical scores, kItemBlock apart from query to query.
   void score(int64_t query, int64_t queries, const float* const* items, int64_t count, float* out) const {
     kernels().canonical({Metric::dot, queries_.values.data() + query * queries_.stride, queries_.stride,
                          queries, nullptr, items, nullptr, count, arguments_.items.columns, out, kItemBlock});
   }
 
   void score_held_out(int64_t q) {
-    RowRanks<float>& row = rows_[static_cast<size_t>(q)];
-    for (int64_t start = 0; start < row.size(); start += kItemBlock) {
-      const float* pointers[kItemBlock];
-      const int64_t count = std::min(kItemBlock, row.size() - start);
-      for (int64_t n = 0; n < count; ++n) pointers[n] = arguments_.items.row(row.item(start + n));
-      score(q, 1, pointers, count, scores_.data());
-      for (int64_t n = 0; n < count; ++n) row.set_score(start + n, scores_[static_cast<size_t>(n)]);
+    for (int64_t start = 0; start < row(q).size(); start += kItemBlock) {
+      const int64_t count = std::min(kItemBlock, row(q).size() - start);
+      for (int64_t n = 0; n < count; ++n) pointers_[n] = arguments_.items.row(row(q).item(start + n));
+      score(q, 1, pointers_, count, scores_.data());
+      for (int64_t n = 0; n < count; ++n) row(q).set_score(start + n, scores_[static_cast<size_t>(n)]);
     }
   }
 
+  // Sums in float32 of all queries with the `count` items of `pointers_`.
+  void approximate(int64_t count) {
+    const int64_t dimensions = arguments_.items.columns;
+    for (int64_t start = 0; start < count; start += kPanel) {
+      const int64_t width = std::min(kPanel, count - start);
+      for (int64_t i = 0; i < width; ++i)
+        for (int64_t j = 0; j < dimensions; ++j)
+          panel_[static_cast<size_t>(j * kPanel + i)] = pointers_[start + i][j];
+      kernels().rotate(arguments_.queries.row(first_), arguments_.queries.row_stride, count_, dimensions,
+                       panel_.data(), products_.data(), kPanel);
+      for (int64_t q = 0; q < count_; ++q)
+        std::copy_n(products_.data() + q * kPanel, width, scores_of(q) + start);
+    }
+  }
+
+  void add_approximate(int64_t q, int64_t start, int64_t count) {
+    const double terms = static_cast<double>(arguments_.items.columns) + 4.0;
+    const double norms = std::sqrt(queries_.norms[static_cast<size_t>(q)] *
+                                   item_norms_[static_cast<size_t>(start / kItemBlock)]);
+    const auto score_all = [&](float* out) { score(q, 1, pointers_, count, out); };
+    if (norms > 1e37) {  // a sum might overflow on its way
+      score_all(scores_of(q));
+      return row(q).add(scores_of(q), start, count);
+    }
+    const auto score_some = [&](const int64_t* places, int64_t found, float* out) {
+      const float* chosen[kDoubtful];
+      for (int64_t i = 0; i < found; ++i) chosen[i] = pointers_[places[i]];
+      score(q, 1, chosen, found, out);
+    };
+    const double error = terms * (0x1.02p-24 * norms + 0x1p-148);
+    row(q).add_approximate(scores_of(q), start, count, error, score_some, score_all);
+  }
+
   const FactorRanksArguments& arguments_;
+  const std::vector<double>& item_norms_;  // the largest squared norm of each block
   int64_t first_;
   int64_t count_;
   CanonicalQueries queries_;
   std::vector<RowRanks<float>> rows_;
-  std::vector<float> scores_;
+  std::vector<float> scores_;    // of all queries with a block of items
+  std::vector<float> panel_;     // kPanel items, dimension by dimension
+  std::vector<float> products_;  // of all queries with a panel
+  const float* pointers_[kItemBlock];
 };
+
+std::vector<double> largest_norms(const Matrix<const float>& items) {
+  std::vector<double> norms(static_cast<size_t>(items.rows)), largest;
+  kernels().squared_norms(items.data, items.row_stride, items.rows, items.columns, norms.data());
+  for (int64_t start = 0; start < items.rows; start += kItemBlock)
+    largest.push_back(
+        *std::max_element(norms.begin() + start, norms.begin() + std::min(start + kItemBlock, items.rows)));
+  return largest;
+}
+
+Status rank_everything(const FactorRanksArguments& arguments, const Context& context) {
+  const int64_t queries = arguments.queries.rows;
+  if (queries == 0) return {};
+  const double operations = static_cast<double>(queries) * static_cast<double>(arguments.items.rows) *
+                            static_cast<double>(arguments.queries.columns + 8);
+  const int threads = worker_count(context, queries, operations);
+  const int64_t share = (queries + threads - 1) / threads + kQueryStep - 1;
+  const int64_t block = std::clamp(share / kQueryStep * kQueryStep, kQueryStep, kQueryBlock);
+  const std::vector<double> norms = largest_norms(arguments.items);
+  return parallel_for(context, threads, (queries + block - 1) / block, [&](int64_t unit, Worker& worker) {
+    const int64_t first = unit * block;
+    FactorBlock(arguments, norms, first, std::min(block, queries - first)).rank(worker);
+  });
+}
 
 // Places of the held-out items of a row in its list. Marks one entry per item: a list is read once, whatever
 // its length and the number of held-out items.
@@ -350,16 +487,8 @@ void rank_scores(const ScoreRanksArguments<T>& arguments, int64_t row, FirstErro
 
 Status factor_ranks(const FactorRanksArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
-  const Matrix<const float>& queries = arguments.queries;
-  if (arguments.lists.columns > 0) return rank_by_search(arguments, context);
-  const int64_t units = (queries.rows + kQueryBlock - 1) / kQueryBlock;
-  const double operations = static_cast<double>(queries.rows) * static_cast<double>(arguments.items.rows) *
-                            static_cast<double>(queries.columns + 8);
-  return parallel_for(
-      context, worker_count(context, units, operations), units, [&](int64_t unit, Worker& worker) {
-        const int64_t first = unit * kQueryBlock;
-        FactorBlock(arguments, first, std::min(kQueryBlock, queries.rows - first)).rank(worker);
-      });
+  return arguments.lists.columns > 0 ? rank_by_search(arguments, context)
+                                     : rank_everything(arguments, context);
 }
 
 template <class T>

@@ -13,7 +13,16 @@ import scipy.sparse as sp
 import evaluation_oracle as oracle
 from salience import ALS, Interactions, Popularity
 from salience.datasets import load_gowalla
-from salience.evaluation import BlockScores, Factors, Report, evaluate, evaluate_lists, metric_names, splits
+from salience.evaluation import (
+    BlockScores,
+    Factors,
+    Report,
+    evaluate,
+    evaluate_lists,
+    factor_ranks,
+    metric_names,
+    splits,
+)
 
 DEEP = ("auc", "r_precision", "ndcg", "recall@5:expected")
 SHALLOW = ("recall@5", "ndcg@3", "map@5:relevant", "f1@5", "f1@5:means", "precision@60", "coverage@5", "novelty@3")
@@ -266,6 +275,41 @@ def test_popularity_buckets_hold_all_held_out_items(part, model):
     assert parts.values[2] == pytest.approx(found[counts >= 10].mean())
     with pytest.raises(ValueError, match="k: 11"):
         report.by_popularity(11)
+
+
+def test_sampled_metrics_warn_and_follow_the_draw(part, model):
+    names = ["recall@1", "mrr", "ndcg@5"]
+    with pytest.warns(UserWarning, match="Krichene"):
+        few = evaluate(model, part.train, part.test, metrics=names, sampled=5, seed=3)
+    assert "SAMPLED" in few.table()
+    assert few.sampled == 5
+    with pytest.warns(UserWarning, match="Krichene"):
+        everything = evaluate(model, part.train, part.test, metrics=names, sampled=1000)
+    # Among all candidates that are not held out, nothing is left to chance.
+    full = evaluate(model, part.train, part.test, metrics=["auc"]).held_out
+    expected = []
+    for user in np.unique(full.users):
+        ranks = np.sort(full.ranks[full.users == user])
+        expected.append(np.mean(1 / (ranks - np.arange(len(ranks)))))
+    assert everything.per_user["mrr"] == pytest.approx(expected)
+    assert few.values["recall@1"] > everything.values["recall@1"]
+
+
+def test_sampled_ranks_are_drawn_without_replacement():
+    ranks = factor_ranks(np.ones((1, 1), np.float32), np.arange(9, -1, -1, dtype=np.float32)[:, None], sp.csr_matrix(
+        ([1.0], ([0], [4])), shape=(1, 10)
+    ))  # fmt: skip
+    with pytest.warns(UserWarning, match="sampled"):
+        drawn = [int(ranks.sampled(3, seed=s).ranks[0]) for s in range(3000)]
+    # 4 of the 9 others come first: the mean number among 3 of them is 3 * 4 / 9.
+    assert np.mean(drawn) == pytest.approx(1 + 12 / 9, abs=0.06)
+    assert set(drawn) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("metric", ["auc", "coverage@5", "recall@5:expected"])
+def test_what_sampling_does_not_have(part, model, metric):
+    with pytest.raises(ValueError, match="sampled=9"):
+        evaluate(model, part.train, part.test, metrics=[metric], sampled=9)
 
 
 def test_intervals_of_reports_surround_the_mean(part, model):

@@ -6,6 +6,7 @@ one pass over the scores, which are never stored, and all metrics at all cut-off
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from salience import _arrays, _core
-from salience._arrays import Pattern, describe
+from salience._arrays import Pattern, describe, whole
 from salience.evaluation.metrics import FloatArray, IntArray, Metric, parse_metrics
 
 BoolArray = npt.NDArray[np.bool_]
@@ -97,6 +98,55 @@ class Ranks:
             _arrays.thread_count(threads),
         )
         return {metric.name: row for metric, row in zip(parsed, values, strict=True)}
+
+    def sampled(self, negatives: int, *, seed: int = 0) -> Ranks:
+        """Rank every held-out item alone among some candidates drawn at random, as much published work has done.
+
+        Figures so sampled are not those of the full ranking, and may order models the other way round (Krichene
+        and Rendle, On sampled metrics for item recommendation, KDD 2020): a warning says so. They are drawn from
+        the exact ranks: how many of the drawn candidates come first is hypergeometric.
+
+        Parameters
+        ----------
+        negatives : int
+            Candidates drawn for each held-out item, without replacement, from those that are not held out.
+        seed : int
+
+        Returns
+        -------
+        Ranks
+            With one row for every entry of ``held_out``, in its order, holding that entry alone.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described, or the ranks are only those of lists.
+        """
+        count = whole(negatives, argument="negatives", least=1)
+        random = np.random.Generator(np.random.PCG64(whole(seed, argument="seed")))
+        if self.better is None:
+            raise ValueError("negatives: given for lists; expected ranks of all held-out items to draw from")
+        warnings.warn(
+            f"metrics among {count} sampled candidates are not those of the full ranking and may order models the "
+            "other way round (Krichene and Rendle, KDD 2020)",
+            UserWarning,
+            stacklevel=2,
+        )
+        users = np.repeat(np.arange(self.held_out.shape[0]), np.diff(self.held_out.indptr))
+        placed = self.ranks > 0
+        # Of the candidates before an item, those that are held out themselves cannot be drawn.
+        order = np.lexsort((self.ranks, ~placed, users))
+        before = np.empty(users.size, dtype=np.int64)
+        before[order] = np.arange(users.size) - self.held_out.indptr[users[order]]
+        others = self.lengths[users] - np.bincount(users[placed], minlength=self.held_out.shape[0])[users]
+        ahead = np.where(placed, self.ranks - 1 - before, 0)
+        drawn = np.minimum(count, others)
+        ranks = np.where(placed, 1 + random.hypergeometric(ahead, others - ahead, drawn), 0)
+        alone = sp.csr_matrix(
+            (self.held_out.data, self.held_out.indices, np.arange(users.size + 1)),
+            shape=(users.size, self.held_out.shape[1]),
+        )
+        return Ranks(alone, ranks.astype(np.int64), drawn + placed)
 
 
 def _gains(held_out: Any) -> npt.NDArray[np.float32]:

@@ -80,6 +80,8 @@ class Report:
         Test pairs left out of the rating metrics as the model gave them no score.
     unknown_users : int
         Users with a list of whom the test part knows nothing, ignored (given lists only).
+    sampled : int
+        Candidates that every held-out item was ranked among, where not all; 0: all were.
     fold_values : dict of str to float64 array
         Value in each fold after cross-validation, else empty.
     history : dict of str to int64 array
@@ -101,6 +103,7 @@ class Report:
     short_lists: int = 0
     unscored_pairs: int = 0
     unknown_users: int = 0
+    sampled: int = 0
     fold_values: dict[str, FloatArray] = field(default_factory=dict)
     history: dict[str, IntArray] = field(default_factory=dict)
     held_out: HeldOut | None = None
@@ -141,6 +144,7 @@ class Report:
             short_lists=max(part.short_lists for part in parts),
             unscored_pairs=max(part.unscored_pairs for part in parts),
             unknown_users=max(part.unknown_users for part in parts),
+            sampled=max(part.sampled for part in parts),
             fold_values={k: v for part in parts for k, v in part.fold_values.items()},
             history={k: v for part in parts for k, v in part.history.items()},
             held_out=next((part.held_out for part in parts if part.held_out is not None), None),
@@ -392,11 +396,15 @@ class Report:
             (self.short_lists, "lists shorter than the largest cut-off"),
             (self.unscored_pairs, "test pairs without a score, not in the rating metrics"),
             (self.unknown_users, "users with a list who are not in test, ignored"),
+            (
+                self.sampled,
+                "SAMPLED candidates an item, not all: not the full ranking, which may order models differently",
+            ),
         )
         return [f"{count:,} {text}" for count, text in remarks if count]
 
 
-_COUNTS = ("cold_users", "users_without_test", "short_lists", "unscored_pairs", "unknown_users")
+_COUNTS = ("cold_users", "users_without_test", "short_lists", "unscored_pairs", "unknown_users", "sampled")
 _VERSION = 1
 
 

@@ -44,6 +44,8 @@ def evaluate(
     fold_in: Any = None,
     item_features: Any = None,
     keep_lists: bool = False,
+    sampled: int | None = None,
+    seed: int = 0,
     batch: int = 4096,
     clip: tuple[float, float] | None = None,
     threads: int | None = None,
@@ -84,6 +86,12 @@ def evaluate(
         For ``diversity`` and, as weights of categories, ``calibration``.
     keep_lists : bool
         Keep the recommended lists, as long as the largest cut-off, in ``Report.lists``.
+    sampled : int, optional
+        Rank every held-out item among only so many candidates drawn at random instead of all: to compare with
+        work that did, never to choose by. It warns; see :meth:`Ranks.sampled`. A user's value is the mean over the
+        user's held-out items.
+    seed : int
+        Of that draw.
     batch : int
         Users per call of ``recommend``; does not change the result.
     clip : (float, float), optional
@@ -130,14 +138,17 @@ def evaluate(
         batch=whole(batch, argument="batch", least=1),
         threads=threads,
     )
-    _check_model(model, source, ranking, rating)
+    if sampled is not None:
+        _check_sampled(ranking, whole(sampled, argument="sampled", least=1))
+    _check_model(model, source, ranking, rating, everything=sampled is not None)
     features = None if item_features is None else as_features(item_features, data[1].shape[1])
 
     task = _Task(model, *data, folded, _Meter(progress, *_work(data[1], ranking, rating)))
     reports = []
     if ranking:
         assert source is not None
-        reports.append(task.rank(source, ranking, features, keep_lists=keep_lists))
+        draw = None if sampled is None else (sampled, seed)
+        reports.append(task.rank(source, ranking, features, keep_lists=keep_lists, draw=draw))
     if rating:
         reports.append(task.rate(rating, bounds))
     return _in_order(Report.merged(reports), parsed)
@@ -260,6 +271,14 @@ def _measure(
     return {metric: values[metric.name] for metric in metrics}
 
 
+def _measure_sampled(found: Ranks, metrics: Sequence[Metric], negatives: int, seed: int) -> dict[Metric, Any]:
+    """Average the metrics of single held-out items, each among drawn candidates, over the items of a user."""
+    sizes = np.diff(found.held_out.indptr)
+    users = np.repeat(np.arange(sizes.size), sizes)
+    values = found.sampled(negatives, seed=seed).metrics(metrics)
+    return {m: np.bincount(users, weights=values[m.name], minlength=sizes.size) / sizes for m in metrics}
+
+
 _F1_PARTS = ("precision", "recall")
 
 
@@ -340,11 +359,19 @@ class _Task:
     fold_in: Interactions | None
     meter: _Meter
 
-    def rank(self, source: Source, metrics: Sequence[Metric], features: Any, *, keep_lists: bool) -> Report:
+    def rank(
+        self,
+        source: Source,
+        metrics: Sequence[Metric],
+        features: Any,
+        *,
+        keep_lists: bool,
+        draw: tuple[int, int] | None,
+    ) -> Report:
         rows = _relevant_rows(self.test)
         known = source.known(rows)
         longest = _largest_cutoff(metrics)
-        depth = None if any(metric.needs_all_ranks for metric in metrics) else longest
+        depth = None if draw or any(metric.needs_all_ranks for metric in metrics) else longest
         of_lists = [metric for metric in metrics if metric.kind == "lists"]
         k = longest if keep_lists else _largest_cutoff(of_lists)
         found = _Collected(self.test.matrix[rows], k, ties=depth is None)
@@ -354,7 +381,10 @@ class _Task:
                 part = rows[start : start + source.users_a_call][asked]
                 found.put(start, asked, *source.rank(part, self.test.matrix[part], depth, k))
             self.meter.advance(asked.size)
-        values = _measure(found.ranks, found.lists, metrics, self.test, rows, self.train, self.fold_in, features)
+        if draw:
+            values: dict[Metric, FloatArray | float] = _measure_sampled(found.ranks, metrics, *draw)
+        else:
+            values = _measure(found.ranks, found.lists, metrics, self.test, rows, self.train, self.fold_in, features)
         return make_report(
             values,
             self.test.user_map.ids_of(rows),
@@ -364,6 +394,7 @@ class _Task:
             short_lists=int(np.count_nonzero(found.ranks.lengths < longest)),
             held_out=_held_out(found.ranks, self.test, rows, self.train, depth),
             lists=_item_ids(self.test, found.lists) if keep_lists else None,
+            sampled=draw[0] if draw else 0,
         )
 
     def rate(self, metrics: Sequence[Metric], clip: tuple[float, float] | None) -> Report:
@@ -442,14 +473,23 @@ def _in_order(report: Report, metrics: Sequence[Metric]) -> Report:
     return report
 
 
-def _check_model(model: Any, source: Source | None, ranking: Sequence[Metric], rating: Sequence[Metric]) -> None:
+def _check_sampled(ranking: Sequence[Metric], sampled: int) -> None:
+    for metric in ranking:
+        if metric.formula is None or metric.needs_ties:
+            expected = "expected ranking metrics that do not need ties"
+            raise ValueError(f"metrics: {metric.name!r} with sampled={sampled}; {expected}")
+
+
+def _check_model(
+    model: Any, source: Source | None, ranking: Sequence[Metric], rating: Sequence[Metric], *, everything: bool
+) -> None:
     if ranking and source is None:
         raise TypeError(
             f"model: {describe(model)} without recommend(); expected recommend(users, k, *, exclude_seen) for "
             f"{ranking[0].name!r}"
         )
     for metric in ranking:
-        if metric.needs_all_ranks and source is not None and not source.knows_all_ranks:
+        if (metric.needs_all_ranks or everything) and source is not None and not source.knows_all_ranks:
             raise TypeError(
                 f"model: {describe(model)}, which only recommends; expected a VectorModel on the items of test, "
                 f"Factors or BlockScores for {metric.name!r}"
