@@ -13,7 +13,8 @@ Every contestant's factors are put into this objective, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,7 +25,7 @@ import scipy.sparse as sp
 
 from salience.als import ALS
 from salience.bench.contest import OURS, Problem, Verdict
-from salience.bench.peers import UnsupportedError
+from salience.bench.peers import UnsupportedError, thread_limit
 from salience.bench.timing import Call
 from salience.evaluation.splits import Split
 from salience.interactions import Interactions
@@ -161,26 +162,33 @@ def _title(data: str, matrix: Any, factors: int, epochs: int) -> str:
     return f"{users:,} x {items:,}, {matrix.nnz:,} entries, {factors} factors, {epochs} epochs ({data})"
 
 
-def _train_implicit(model_type: Any, problem: ImplicitALS, matrix: Any, *, use_cg: bool) -> Factors:
+@contextmanager
+def _implicit_model(problem: ImplicitALS, *, use_cg: bool) -> Iterator[Any]:
+    """Set up implicit's ALS; while it is used BLAS has one thread, as it asks for."""
+    from implicit.cpu.als import AlternatingLeastSquares
+
     extra, ridge = problem.confidence()
-    model = model_type(
-        factors=problem.factors, regularization=ridge, alpha=1 + extra, iterations=problem.epochs,
-        use_cg=use_cg, num_threads=problem.threads, random_state=0,
-    )  # fmt: skip
-    model.fit(matrix, show_progress=False)
-    return problem.from_confidence(model.user_factors, model.item_factors)
+    with thread_limit(1, blas_only=True):
+        yield AlternatingLeastSquares(
+            factors=problem.factors, regularization=ridge, alpha=1 + extra, iterations=problem.epochs,
+            use_cg=use_cg, num_threads=problem.threads, random_state=0,
+        )  # fmt: skip
 
 
 def by_implicit(problem: ImplicitALS) -> dict[str, Call]:
     """Both of its solvers."""
-    from implicit.cpu.als import AlternatingLeastSquares
+    import implicit  # noqa: F401 - fails here, not in its turn, where it cannot be imported
 
     problem.confidence()
+
+    def fit(*, use_cg: bool) -> Factors:
+        with _implicit_model(problem, use_cg=use_cg) as model:
+            model.fit(problem.matrix, show_progress=False)
+        return problem.from_confidence(model.user_factors, model.item_factors)
+
     return {
-        "implicit, conjugate gradients": lambda: _train_implicit(
-            AlternatingLeastSquares, problem, problem.matrix, use_cg=True
-        ),
-        "implicit, Cholesky": lambda: _train_implicit(AlternatingLeastSquares, problem, problem.matrix, use_cg=False),
+        "implicit, conjugate gradients": lambda: fit(use_cg=True),
+        "implicit, Cholesky": lambda: fit(use_cg=False),
     }
 
 
@@ -246,11 +254,10 @@ def by_lenskit(problem: ImplicitALS) -> dict[str, Call]:
 def by_rectools(problem: ImplicitALS) -> dict[str, Call]:
     """Its wrapper around implicit, conjugate gradients."""
     import pandas as pd
-    from implicit.cpu.als import AlternatingLeastSquares
     from rectools.dataset import Dataset
     from rectools.models import ImplicitALSWrapperModel
 
-    extra, ridge = problem.confidence()
+    problem.confidence()
     coo = sp.coo_matrix(problem.matrix)
     frame = pd.DataFrame(
         {"user_id": coo.row, "item_id": coo.col, "weight": 1.0, "datetime": pd.Timestamp("2020-01-01")}
@@ -258,11 +265,8 @@ def by_rectools(problem: ImplicitALS) -> dict[str, Call]:
     dataset = Dataset.construct(frame)
 
     def fit() -> Factors:
-        inner = AlternatingLeastSquares(
-            factors=problem.factors, regularization=ridge, alpha=1 + extra, iterations=problem.epochs,
-            num_threads=problem.threads, random_state=0,
-        )  # fmt: skip
-        model = ImplicitALSWrapperModel(inner).fit(dataset)
+        with _implicit_model(problem, use_cg=True) as inner:
+            model = ImplicitALSWrapperModel(inner).fit(dataset)
         users, items = model.get_vectors()
         users = _in_order(users, dataset.user_id_map.external_ids.astype(np.int64), problem.matrix.shape[0])
         items = _in_order(items, dataset.item_id_map.external_ids.astype(np.int64), problem.matrix.shape[1])

@@ -70,8 +70,8 @@ PEERS = {
 
 
 @contextlib.contextmanager
-def thread_limit(threads: int) -> Iterator[None]:
-    """Hold BLAS and OpenMP to ``threads`` where threadpoolctl is installed.
+def thread_limit(threads: int, *, blas_only: bool = False) -> Iterator[None]:
+    """Hold BLAS (and OpenMP) to ``threads`` where threadpoolctl is installed.
 
     Raises
     ------
@@ -87,5 +87,5 @@ def thread_limit(threads: int) -> Iterator[None]:
             ) from None
         yield
         return
-    with threadpool_limits(threads):
+    with threadpool_limits(threads, user_api="blas" if blas_only else None):
         yield

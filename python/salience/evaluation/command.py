@@ -29,13 +29,14 @@ from salience._terminal import (
 from salience.als import ALS
 from salience.evaluation import Report, compare, evaluate, evaluate_lists, parse_metric, read_run, splits
 from salience.evaluation.document import write_html
-from salience.evaluation.sampled import SampledMetricsWarning, sampled_metrics
 from salience.evaluation.splits import Split
 from salience.interactions import Interactions
 from salience.models import Popularity
 
 RATING = ("rmse", "mae")
 RANKING = ("recall@10", "recall@20", "precision@10", "hit_rate@10", "map@10", "mrr@10", "ndcg@10", "ndcg@20")
+_SAMPLED = ("hit_rate@10", "ndcg@10", "mrr@10")
+_RATER = "explicit ALS"
 _REPORT_BASES = ("recall", "ndcg", "precision", "map", "hit_rate", "mrr", "coverage", "novelty")
 _REPORT_CUTOFFS = (5, 10, 20, 50)
 _KINDS: dict[str, Callable[..., Any]] = {"als": ALS, "popularity": Popularity}
@@ -124,13 +125,13 @@ def evaluate_command(
     if not subjects:
         subjects = [Subject("implicit ALS", ALS(**settings).fit)]
         if given.columns["value"] is not None and metrics is None:
-            rater = Subject("explicit ALS", ALS(feedback="explicit", **settings).fit)
+            rater = Subject(_RATER, ALS(feedback="explicit", **settings).fit)
             _measure(found, rater, split, RATING, settings["threads"])
     wanted = within(RANKING, split.test.shape[1]) if metrics is None else _names(metrics)
     for subject in subjects:
         _measure(found, subject, split, wanted, settings["threads"])
-    against = {} if sampled is None else _sampled(found, split, sampled)
-    _write_reports(found.reports, against, given.words(split), form, output)
+    against = {} if sampled is None else _measure_sampled(found, split, sampled, settings)
+    _write_reports({**found.reports, **against}, given.words(split), form, output)
     if save is not None:
         Report.merged(found.reports.values()).save(save)
         errors.print(f"saved the values of every user: {save}")
@@ -368,35 +369,32 @@ def _gather(
     return found, split
 
 
-def _sampled(found: Evaluated, split: Split, negatives: int) -> dict[str, dict[str, float]]:
-    values = {}
+def _measure_sampled(found: Evaluated, split: Split, negatives: int, settings: Mapping[str, Any]) -> dict[str, Report]:
+    """Measure again among sampled candidates, and say on standard error what that is worth."""
+    metrics = within(_SAMPLED, split.test.shape[1])
+    reports = {}
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SampledMetricsWarning)
+        warnings.simplefilter("always", UserWarning)
         for name, model in found.models.items():
-            if name != "explicit ALS":
-                values[name] = sampled_metrics(model, split.train, split.test, negatives=negatives)
+            if name != _RATER:
+                reports[f"{name}, among {negatives} sampled candidates"] = evaluate(
+                    model, split.train, split.test, metrics=metrics, sampled=negatives, seed=settings["seed"]
+                )
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         errors.print(f"[yellow]warning:[/yellow] {message}", highlight=False)
-    return values
+    return reports
 
 
-def _write_reports(
-    reports: Mapping[str, Report],
-    sampled: Mapping[str, Mapping[str, float]],
-    words: str,
-    form: str,
-    output: Path | None,
-) -> None:
+def _write_reports(reports: Mapping[str, Report], words: str, form: str, output: Path | None) -> None:
     if form == "json":
-        held = {name: {**report.to_dict(), "sampled": dict(sampled.get(name, {}))} for name, report in reports.items()}
+        held = {name: report.to_dict() for name, report in reports.items()}
         write_text(json.dumps({"split": words, "reports": held}, indent=1), output)
     elif form == "csv":
-        write_text(_csv(_columns(reports, sampled)), output)
+        write_text(_csv(_columns(reports)), output)
     else:
         parts = [words]
         for name, report in reports.items():
             parts += ["", f"{_heading(report)}{name}", report.table()]
-            parts += [f"{metric} {value:.4f}" for metric, value in sampled.get(name, {}).items()]
         write_text("\n".join(parts), output)
 
 
@@ -405,16 +403,14 @@ def _heading(report: Report) -> str:
     return "Ratings, " if ratings else "Ranking, "
 
 
-def _columns(reports: Mapping[str, Report], sampled: Mapping[str, Mapping[str, float]]) -> dict[str, list[Any]]:
+def _columns(reports: Mapping[str, Report]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in ("model", "metric", "value", "standard_error", "count")}
     for model, report in reports.items():
-        rows = [
-            (name, value, report.standard_errors[name], report.counts[name]) for name, value in report.values.items()
-        ]
-        rows += [(name, value, math.nan, 0) for name, value in sampled.get(model, {}).items()]
-        for row in rows:
-            for column, cell in zip(columns.values(), (model, *row), strict=True):
-                column.append("" if isinstance(cell, float) and math.isnan(cell) else cell)
+        for name, value in report.values.items():
+            error = report.standard_errors[name]
+            row = (model, name, value, "" if math.isnan(error) else error, report.counts[name])
+            for column, cell in zip(columns.values(), row, strict=True):
+                column.append(cell)
     return columns
 
 
