@@ -2,8 +2,9 @@
 
     SALIENCE_DATA=... python benchmarks/bench_evaluate.py [--save evaluate]      # needs pip install '.[peers]'
 
-Precision, recall, hit rate, F1, MAP, MRR and NDCG at 5, 10 and 20 for 29,858 users and 40,981 items, interleaved,
-the same threads; means compared to 1e-9. All measure the same lists of 20, made by salience from ALS factors.
+All ranking metrics that the two have, at 5, 10 and 20, for 29,858 users and 40,981 items: salience computes all
+of them, ranx and RecTools their own. Interleaved, the same threads; means compared to 1e-9. All measure the same
+lists of 20, made by salience from ALS factors.
 
 - "metrics of given lists": each library has the lists and the held-out items in its own form before the clock
   starts (salience: an array of rows and a CSR; ranx: Run and Qrels; RecTools: frames).
@@ -29,17 +30,22 @@ from salience.evaluation import Factors, evaluate, evaluate_lists
 
 CUTOFFS = (5, 10, 20)
 K = max(CUTOFFS)
-# Ours, that of ranx, that of RecTools (a class and its options).
-METRICS = {
+# Ours; ranx's name; RecTools' class and its options. salience computes all of them, the others what they have.
+METRICS: dict[str, tuple[str | None, str | None, dict[str, Any]]] = {
     "precision@{k}": ("precision@{k}", "Precision", {}),
     "recall@{k}": ("recall@{k}", "Recall", {}),
+    "recall@{k}:capped": (None, "Precision", {"r_precision": True}),
     "hit_rate@{k}": ("hit_rate@{k}", "HitRate", {}),
     "f1@{k}": ("f1@{k}", "F1Beta", {"beta": 1}),
     "map@{k}:relevant": ("map@{k}", "MAP", {}),
+    "map@{k}:cutoff": (None, "MAP", {"divide_by_k": True}),
     "mrr@{k}": ("mrr@{k}", "MRR", {}),
     "ndcg@{k}": ("ndcg@{k}", "NDCG", {"divide_by_achievable": True}),
+    "ndcg@{k}:cutoff": (None, "NDCG", {}),
+    "ndcg@{k}:exponential": ("ndcg_burges@{k}", None, {}),
 }
 OURS = [name.format(k=k) for name in METRICS for k in CUTOFFS]
+WHO = ("salience", "ranx", "RecTools")
 WAYS = ("metrics of given lists", "with conversion", "with ranking")
 
 
@@ -60,7 +66,7 @@ class Ranx:
         """Compute all metrics, by our names."""
         from ranx import evaluate as ranx_evaluate
 
-        names = {mine.format(k=k): theirs.format(k=k) for mine, (theirs, *_) in METRICS.items() for k in CUTOFFS}
+        names = {mine.format(k=k): name.format(k=k) for mine, (name, *_) in METRICS.items() if name for k in CUTOFFS}
         found = ranx_evaluate(*held, list(names.values()), save_results_in_run=False)
         return {mine: found[theirs] for mine, theirs in names.items()}
 
@@ -84,6 +90,7 @@ class RecTools:
         wanted = {
             mine.format(k=k): getattr(metrics, kind)(k=k, **options)
             for mine, (_, kind, options) in METRICS.items()
+            if kind
             for k in CUTOFFS
         }
         return dict(metrics.calc_metrics(wanted, *held))
@@ -115,7 +122,7 @@ def check(answers: dict[Any, dict[str, float]]) -> float:
     """Assert that all give the same means; return the largest difference where lists are the same."""
     expected, worst = answers["salience", WAYS[0]], 0.0
     for (_, way), values in answers.items():
-        difference = max(abs(values[name] - expected[name]) for name in OURS)
+        difference = max(abs(values[name] - expected[name]) for name in values)
         # implicit sums in float32: a few of its lists differ, and so do means.
         assert difference < (1e-9 if way != WAYS[2] else 1e-4), (way, difference)
         worst = max(worst, difference if way != WAYS[2] else 0.0)
@@ -148,19 +155,20 @@ def main() -> None:
         [way, f"{milliseconds(spent['salience', way])} ms"]
         + [
             f"{milliseconds(spent[peer, way])} ms ({spent[peer, way] / spent['salience', way]:.1f}x)"
-            for peer in ("ranx", "RecTools")
+            for peer in WHO[1:]
         ]
         for way in WAYS
     ]
     shape = f"{len(factors.user_factors):,} users, {len(factors.item_factors):,} items, {options.factors} factors"
+    counts = ", ".join(f"{len(answers[str(list(named).index((who, WAYS[0])))])} metrics of {who}" for who in WHO)
     peers = ", ".join(f"{name} {version(name.lower())}" for name in ("ranx", "RecTools", "implicit"))
     head = [
         f"{machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels",
         f"{peers}, NumPy {np.__version__}",
-        f"Gowalla, {shape}; {len(OURS)} metrics; means of the same lists differ by {worst:.0e} at most",
+        f"Gowalla, {shape}; {counts}; means of the same lists differ by {worst:.0e} at most",
         f"medians of {options.rounds} interleaved rounds; in brackets the ratio to salience",
     ]
-    text = "\n".join([*("- " + line for line in head), "", markdown(["", "salience", "ranx", "RecTools"], rows)])
+    text = "\n".join([*("- " + line for line in head), "", markdown(["", *WHO], rows)])
     print(text)
     if options.save:
         RESULTS.mkdir(exist_ok=True)

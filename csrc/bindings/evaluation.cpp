@@ -99,8 +99,8 @@ py::array_t<double> rank_metrics(const Pattern& relevant, const std::optional<Ga
   arguments.held_out.values = gains ? gains->data() : nullptr;
   arguments.ranks = ranks.data();
   arguments.lengths = lengths.data();
-  arguments.better = better.data();
-  arguments.equal = equal.data();
+  arguments.better = with_ties ? better.data() : nullptr;
+  arguments.equal = with_ties ? equal.data() : nullptr;
   arguments.metrics = metrics.data();
   arguments.out = writable(out);
   run(threads, [&](const Context& context) { return cpu::rank_metrics(arguments, context); });

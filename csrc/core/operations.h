@@ -160,7 +160,8 @@ struct HeldOutRanks {
 //   0,
 //          better and equal must be null, and the cost is that of the top-k search.
 //   Cost without lists: 2 m n d operations, in float32 but for the few items that these cannot tell from a
-//   held-out one, and a comparison of each score with each held-out one. Memory: a block of scores per thread.
+//   held-out one, and a comparison of each score with each held-out one. Memory: a block of scores per
+//   thread.
 struct FactorRanksArguments {
   Matrix<const float> queries;
   Matrix<const float> items;
@@ -217,6 +218,9 @@ enum class RankFormula {
   expected_ndcg,
   count
 };
+
+// Discounts are computed once for all ranks: no ideal of ndcg_cutoff may be longer than this.
+inline constexpr int64_t kMostDiscounts = int64_t{1} << 24;
 
 struct RankMetric {
   RankFormula formula = RankFormula::precision;

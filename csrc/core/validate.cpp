@@ -1,5 +1,6 @@
 #include "core/validate.h"
 
+#include <algorithm>
 #include <sstream>
 #include <string>
 
@@ -82,6 +83,18 @@ Status expect_candidates(const Csr& exclude, const HeldOutRanks& out, int64_t ro
   SALIENCE_RETURN_IF_ERROR(expect_sorted("held_out", out.held_out, rows, columns));
   if (exclude.indptr == nullptr) return {};
   return expect_sorted("exclude", exclude, rows, columns);
+}
+
+// Counts from 0 to `most`.
+Status expect_counts(const char* name, const int64_t* values, int64_t count, int64_t most) {
+  int64_t smallest = 0, largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    smallest = std::min(smallest, values[i]);
+    largest = std::max(largest, values[i]);
+  }
+  if (smallest == 0 && largest <= most) return {};
+  return Status::invalid(std::string(name) + ": " + std::to_string(smallest < 0 ? smallest : largest) +
+                         "; expected 0 to " + std::to_string(most));
 }
 
 template <class T>
@@ -199,8 +212,27 @@ Status validate(const ListRanksArguments& arguments) {
 
 Status validate(const RankMetricsArguments& arguments) {
   const Csr& held_out = arguments.held_out;
+  SALIENCE_RETURN_IF_ERROR(expect_sound("held_out", held_out, held_out.rows, held_out.columns));
+  const int64_t items = held_out.columns, entries = held_out.entries;
+  SALIENCE_RETURN_IF_ERROR(expect_counts("ranks", arguments.ranks, entries, items));
+  SALIENCE_RETURN_IF_ERROR(expect_counts("lengths", arguments.lengths, held_out.rows, items));
+  if (arguments.better != nullptr) {
+    SALIENCE_RETURN_IF_ERROR(expect_counts("better", arguments.better, entries, items));
+    SALIENCE_RETURN_IF_ERROR(expect_counts("equal", arguments.equal, entries, items));
+    for (int64_t e = 0; e < entries; ++e) {
+      if (arguments.better[e] + arguments.equal[e] >= items) {
+        return Status::invalid("better: " + std::to_string(arguments.better[e]) + " besides " +
+                               std::to_string(arguments.equal[e]) + " equal; expected fewer than the " +
+                               std::to_string(items) + " items");
+      }
+    }
+  }
   for (int64_t m = 0; m < arguments.out.rows; ++m) {
     const RankMetric& metric = arguments.metrics[m];
+    if (metric.formula == RankFormula::ndcg_cutoff && metric.cutoff > kMostDiscounts) {
+      return Status::invalid("metrics: an ideal of " + std::to_string(metric.cutoff) +
+                             " hits; expected a cut-off of at most " + std::to_string(kMostDiscounts));
+    }
     if (metric.cutoff < 1 || metric.formula < RankFormula{} || metric.formula >= RankFormula::count) {
       return Status::invalid("metrics: formula " + std::to_string(static_cast<int>(metric.formula)) +
                              " at cut-off " + std::to_string(metric.cutoff) +

@@ -37,7 +37,14 @@ class Discounts {
   std::vector<double> sums_;
 };
 
-// A gain relative to the largest of the row, so that 2^v - 1 cannot overflow: the scale cancels in NDCG.
+// The gains of a row: of its held-out items, largest first, and of its hits.
+struct Gains {
+  std::vector<double> ideal;
+  std::vector<double> found;
+  bool known = false;
+};
+
+// 2^v - 1, relative to the largest of the row, so that it cannot overflow: the scale cancels in NDCG.
 double exponential_gain(double value, double largest) {
   return std::exp2(value - largest) * -std::expm1(-value * std::log(2.0));
 }
@@ -58,12 +65,15 @@ class RowMetrics {
       if (arguments_.ranks[e] > 0)
         hits_.push_back({arguments_.ranks[e], held_out.values == nullptr ? 1.0f : held_out.values[e]});
     std::sort(hits_.begin(), hits_.end(), [](const Hit& a, const Hit& b) { return a.rank < b.rank; });
-    gains_.clear();
+    linear_.known = exponential_.known = false;
   }
 
   double value(const RankMetric& metric) {
     if (relevant_ == 0) return kNaN;
     const int64_t k = metric.cutoff;
+    // Without a hit, as for most users, everything that adds up what hits gain is 0.
+    const bool missed = hits_.empty() || hits_.front().rank > k;
+    if (missed && metric.formula < RankFormula::r_precision) return 0.0;
     const double relevant = static_cast<double>(relevant_), slots = static_cast<double>(k);
     const double capped = static_cast<double>(std::min(k, relevant_));
     const double returned = static_cast<double>(std::min(k, length_));
@@ -71,13 +81,13 @@ class RowMetrics {
       case RankFormula::precision:
         return hits(k) / slots;
       case RankFormula::precision_returned:
-        return length_ == 0 ? 0.0 : hits(k) / returned;
+        return hits(k) / returned;
       case RankFormula::recall:
         return hits(k) / relevant;
       case RankFormula::recall_capped:
         return hits(k) / capped;
       case RankFormula::hit_rate:
-        return hits(k) > 0.0 ? 1.0 : 0.0;
+        return 1.0;
       case RankFormula::f1:
         return 2.0 * hits(k) / (slots + relevant);
       case RankFormula::average_precision:
@@ -87,9 +97,9 @@ class RowMetrics {
       case RankFormula::average_precision_cutoff:
         return precision_sum(k) / slots;
       case RankFormula::average_precision_returned:
-        return length_ == 0 ? 0.0 : precision_sum(k) / std::min(relevant, returned);
+        return precision_sum(k) / std::min(relevant, returned);
       case RankFormula::reciprocal_rank:
-        return hits(k) > 0.0 ? 1.0 / static_cast<double>(hits_.front().rank) : 0.0;
+        return 1.0 / static_cast<double>(hits_.front().rank);
       case RankFormula::all_reciprocal_ranks:
         return reciprocal_sum(k);
       case RankFormula::ndcg:
@@ -99,11 +109,11 @@ class RowMetrics {
       case RankFormula::ndcg_cutoff:
         return discounted(k) / discounts_.sum(k);
       case RankFormula::ndcg_returned:
-        return length_ == 0 ? 0.0 : discounted(k) / discounts_.sum(std::min({k, relevant_, length_}));
+        return discounted(k) / discounts_.sum(std::min({k, relevant_, length_}));
       case RankFormula::ndcg_linear:
-        return graded(k, false);
+        return graded(k, linear_, false);
       case RankFormula::ndcg_exponential:
-        return graded(k, true);
+        return graded(k, exponential_, true);
       case RankFormula::rank_biased_precision:
         return rank_biased(k, metric.parameter);
       case RankFormula::r_precision:
@@ -168,22 +178,30 @@ class RowMetrics {
     return (1.0 - persistence) * total;
   }
 
-  // 0 where no held-out item has a gain: nothing could be gained.
-  double graded(int64_t k, bool exponential) {
-    if (gains_.empty()) {
-      for (int64_t e = first_; e < last_; ++e)
-        gains_.push_back(static_cast<double>(arguments_.held_out.values[e]));
-      std::sort(gains_.begin(), gains_.end(), [](double a, double b) { return a > b; });
+  void know(Gains& gains, bool exponential) const {
+    gains.ideal.clear();
+    for (int64_t e = first_; e < last_; ++e)
+      gains.ideal.push_back(static_cast<double>(arguments_.held_out.values[e]));
+    std::sort(gains.ideal.begin(), gains.ideal.end(), [](double a, double b) { return a > b; });
+    gains.found.clear();
+    for (const Hit& hit : hits_) gains.found.push_back(static_cast<double>(hit.value));
+    if (exponential) {
+      const double largest = gains.ideal.front();
+      for (double& gain : gains.found) gain = exponential_gain(gain, largest);
+      for (double& gain : gains.ideal) gain = exponential_gain(gain, largest);
     }
-    const double largest = gains_.front();
-    if (largest == 0.0) return 0.0;
-    const auto gain = [&](double value) { return exponential ? exponential_gain(value, largest) : value; };
+    gains.known = true;
+  }
+
+  // 0 where no held-out item has a gain: nothing could be gained.
+  double graded(int64_t k, Gains& gains, bool exponential) const {
+    if (!gains.known) know(gains, exponential);
+    if (gains.ideal.front() == 0.0) return 0.0;
     double found = 0.0, ideal = 0.0;
-    each_hit(k, [&](int64_t rank, double, float value) {
-      found += gain(static_cast<double>(value)) * discounts_.at(rank);
-    });
+    for (size_t n = 0; n < hits_.size() && hits_[n].rank <= k; ++n)
+      found += gains.found[n] * discounts_.at(hits_[n].rank);
     for (int64_t n = 0; n < std::min(k, relevant_); ++n)
-      ideal += gain(gains_[static_cast<size_t>(n)]) * discounts_.at(n + 1);
+      ideal += gains.ideal[static_cast<size_t>(n)] * discounts_.at(n + 1);
     return found / ideal;
   }
 
@@ -232,7 +250,8 @@ class RowMetrics {
   int64_t relevant_ = 0;
   int64_t length_ = 0;
   std::vector<Hit> hits_;
-  std::vector<double> gains_;
+  Gains linear_;
+  Gains exponential_;
 };
 
 // How many discounts the metrics can ask for: no more than the largest cut-off and, but for what fills up to

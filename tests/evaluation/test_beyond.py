@@ -131,7 +131,6 @@ def test_items_of_equal_popularity_are_in_the_tail_together():
         ("novelty@2", "train: None"),
         ("diversity@2", "item_features: None"),
         ("serendipity@2", "train: None"),
-        ("coverage@5", "expected at least 5"),
         ("recall@2", "expected metrics of lists"),
     ],
 )

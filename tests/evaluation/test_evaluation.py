@@ -154,6 +154,20 @@ def test_fold_in_evaluates_strangers():
     assert report.history["auc"].tolist() == np.diff(split.fold_in.matrix.indptr)[rows].tolist()
 
 
+def test_ties_that_decide_are_counted(part):
+    popular = Popularity().fit(part.train)
+    report = evaluate(popular, part.train, part.test, metrics=["recall@5", "recall@5:expected"])
+    counts = popular.counts_.tolist()
+    tied = 0
+    for user in np.flatnonzero(np.diff(part.test.matrix.indptr)):
+        seen = set(part.train.matrix[[user]].indices.tolist())
+        ranked = oracle.order(counts, [i for i in range(50) if i not in seen])
+        level = counts[ranked[4]]
+        tied += counts[ranked[5]] == level and any(counts[i] == level for i in part.test.matrix[[user]].indices)
+    assert report.tied_users == tied > 0
+    assert "depend on the order of tied items" in report.table()
+
+
 def test_fewer_candidates_than_slots_are_counted(part, model):
     report = evaluate(model, part.train, part.test, metrics=["recall@200", "precision@200", "precision@200:returned"])
     assert report.short_lists == report.counts["recall@200"]

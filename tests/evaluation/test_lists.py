@@ -56,6 +56,27 @@ def test_rows_of_an_array():
     assert report.held_out.ranks.tolist() == [0, 1, 0]
 
 
+def test_gaps_in_lists_take_no_rank():
+    test = sp.csr_matrix(np.array([[0, 0, 1, 1]], np.float32))
+    lists = np.array([[-1, 0, -1, 2, 1, 3]])
+    report = evaluate_lists(lists, test, metrics=["mrr@3", "recall@2", "coverage@3"], keep_lists=True)
+    assert report.values["mrr@3"] == 0.5
+    assert report.values["recall@2"] == 0.5
+    assert report.values["coverage@3"] == 3 / 4
+    assert report.lists.tolist() == [[0, 2, 1]]
+
+
+def test_cut_offs_far_beyond_the_lists():
+    test = sp.csr_matrix(np.array([[0, 0, 1, 1]], np.float32))
+    names = [f"{base}@{10**17 - 1}" for base in ("recall", "ndcg", "precision", "serendipity", "coverage")]
+    for lists in (np.array([[0, 2]]), {0: [0, 2]}):
+        report = evaluate_lists(lists, test, metrics=names, train=sp.csr_matrix(np.array([[1, 0, 0, 0]], np.float32)))
+        assert report.values[names[0]] == 0.5
+        assert report.short_lists == 1
+    with pytest.raises(ValueError, match="expected a cut-off of at most"):
+        evaluate_lists(np.array([[0, 2]]), test, metrics=[names[1] + ":cutoff"])
+
+
 @pytest.fixture
 def files(tmp_path):
     run, qrels = tmp_path / "run.txt", tmp_path / "qrels.txt"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import reference
 from salience import _core, show_config
-from salience.evaluation import factor_lists, factor_ranks, score_ranks
+from salience.evaluation import Ranks, factor_lists, factor_ranks, score_ranks
 
 
 def problem(random, users, items, kind):
@@ -158,6 +158,15 @@ def test_unsorted_patterns_cannot_reach_the_kernel():
         _core.list_ranks(np.zeros((1, 1), np.int64), pattern, 2, 1)
     with pytest.raises(ValueError, match="column index 5"):
         _core.list_ranks(np.zeros((1, 1), np.int64), (pattern[0], np.array([1, 5], np.int32)), 2, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"ranks": [5]}, {"ranks": [-1]}, {"lengths": [9]}, {"better": [4]}, {"equal": [9]}])
+def test_ranks_that_cannot_be(wrong):
+    held_out = sp.csr_matrix(([1.0], ([0], [1])), shape=(1, 4))
+    parts = {"ranks": [1], "lengths": [4], "better": [0], "equal": [0]}
+    ranks = Ranks(held_out, **{name: np.array(wrong.get(name, value), np.int64) for name, value in parts.items()})
+    with pytest.raises(ValueError, match=next(iter(wrong)) if "better" not in wrong else "equal|better"):
+        ranks.metrics(["ndcg@2:expected", "ndcg"])
 
 
 def test_interrupting_a_long_ranking():

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from salience import _core
 from salience._arrays import describe
 from salience.evaluation.metrics import FloatArray, IntArray, Metric, parse_metrics
+from salience.evaluation.ranks import exclusion
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -30,8 +32,9 @@ class Lists:
 
     Attributes
     ----------
-    rows : int64 array of shape (n, k)
+    rows : int64 array of shape (n, slots)
         Item rows, best first, padded with -1. Rows from ``items`` on are items that nothing is known about.
+        Slots beyond those given are empty.
     items : int
         How many items there are.
     relevant : scipy CSR matrix of shape (n, items), optional
@@ -70,21 +73,15 @@ class Lists:
         Raises
         ------
         ValueError
-            If a metric is unknown or of another kind, a list is shorter than its cut-off, or the metric needs
-            something that is not given.
+            If a metric is unknown or of another kind, or needs something that is not given.
         """
         found: dict[str, FloatArray | float] = {}
         for metric in parse_metrics(metrics):
             if metric.kind != "lists" or metric.cutoff is None:
                 raise ValueError(f"metrics: {metric.name!r}; expected metrics of lists")
-            if metric.cutoff > self.rows.shape[1]:
-                raise ValueError(
-                    f"recommended: {self.rows.shape[1]} columns; expected at least {metric.cutoff} for "
-                    f"{metric.name!r} (fill shorter lists with -1)"
-                )
             needs, formula = _FORMULAS[metric.base, metric.convention]
             self.require(metric, needs)
-            found[metric.name] = formula(_Top(self, self.rows[:, : metric.cutoff]))
+            found[metric.name] = formula(_Top(self, metric.cutoff))
         return found
 
     def require(self, metric: Metric, needs: Sequence[str]) -> None:
@@ -140,10 +137,17 @@ def as_features(features: Any, items: int) -> Any:
 class _Top:
     """The first k slots of all lists."""
 
-    def __init__(self, lists: Lists, rows: IntArray) -> None:
-        self.lists, self.rows, self.k = lists, rows, rows.shape[1]
-        self.known = (rows >= 0) & (rows < lists.items)
-        self.sizes = (rows >= 0).sum(axis=1)
+    def __init__(self, lists: Lists, k: int) -> None:
+        self.lists, self.k = lists, k
+        self.rows = lists.rows[:, :k]
+        self.known = (self.rows >= 0) & (self.rows < lists.items)
+        self.sizes = (self.rows >= 0).sum(axis=1)
+
+    @property
+    def popularity(self) -> IntArray:
+        """Training users of each item."""
+        assert self.lists.counts is not None  # Lists.require has made sure
+        return self.lists.counts
 
     @cached_property
     def hits(self) -> BoolArray:
@@ -213,22 +217,19 @@ def _entropy(top: _Top) -> float:
 
 
 def _novelty(top: _Top) -> FloatArray:
-    assert top.lists.counts is not None
     users = max(top.lists.training_users, 1)
-    surprise = -np.log2(np.maximum(top.lists.counts, 1) / users)
+    surprise = -np.log2(np.maximum(top.popularity, 1) / users)
     return top.mean(top.item_values(surprise, float(np.log2(users))))
 
 
 def _popularity(top: _Top) -> FloatArray:
-    assert top.lists.counts is not None
-    return top.mean(top.item_values(top.lists.counts))
+    return top.mean(top.item_values(top.popularity))
 
 
 def _lift(top: _Top) -> FloatArray:
-    assert top.lists.counts is not None
     history = top.lists.history
     users = np.repeat(np.arange(history.shape[0]), np.diff(history.indptr))
-    seen = np.bincount(users, weights=top.lists.counts[history.indices], minlength=history.shape[0])
+    seen = np.bincount(users, weights=top.popularity[history.indices], minlength=history.shape[0])
     return _divide(_popularity(top), _divide(seen, np.diff(history.indptr))) - 1.0
 
 
@@ -243,8 +244,7 @@ def long_tail(counts: IntArray) -> BoolArray:
 
 
 def _tail_share(top: _Top) -> FloatArray:
-    assert top.lists.counts is not None
-    return top.mean(top.item_values(long_tail(top.lists.counts), 1.0))
+    return top.mean(top.item_values(long_tail(top.popularity), 1.0))
 
 
 def _diversity(top: _Top) -> FloatArray:
@@ -267,20 +267,15 @@ def _squares(matrix: Any) -> FloatArray:
 
 
 def _serendipity(top: _Top) -> FloatArray:
-    assert top.lists.counts is not None
     items = top.lists.items
-    personal = (items + 1 - (1 + np.arange(top.k))) / items
-    general = np.where(top.lists.counts > 0, (items + 1 - top.lists.popularity_ranks) / items, 0.0)
+    personal = (items - np.arange(top.rows.shape[1])) / items
+    general = np.where(top.popularity > 0, (items + 1 - top.lists.popularity_ranks) / items, 0.0)
     surprise = np.maximum(personal - top.item_values(general), 0.0)
     return np.asarray((surprise * top.hits).sum(axis=1) / top.k)
 
 
 def _unexpected(top: _Top) -> FloatArray:
-    assert top.lists.counts is not None
-    from salience import _core
-    from salience.evaluation.ranks import exclusion
-
-    history, counts = top.lists.history, top.lists.counts.astype(np.float32)[:, None]
+    history, counts = top.lists.history, top.popularity.astype(np.float32)[:, None]
     seen, ones = exclusion(history, history.shape), np.ones((len(top.rows), 1), np.float32)
     k = min(top.k, top.lists.items)
     popular, _ = _core.topk(ones, counts, "float32", k, "dot", seen, None, 0)

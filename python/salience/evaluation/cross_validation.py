@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from salience import _storage
 from salience._arrays import describe, whole
@@ -71,7 +71,7 @@ def cross_validate(
         folds share training data, and s / sqrt(K) would be too small (Nadeau and Bengio, Inference
         for the generalization error, Machine Learning 52, 2003). ``per_user`` is each user's mean
         over the folds that tested on the user. ``counts`` are all users, or pairs, ever tested on;
-        ``cold_users``, ``short_lists`` and ``unscored_pairs`` add up over folds.
+        ``cold_users``, ``short_lists``, ``tied_users`` and ``unscored_pairs`` add up over folds.
 
     Raises
     ------
@@ -148,18 +148,16 @@ class Done:
     def __init__(self, path: str | Path | None, digest: str, progress: Progress | None, total: int) -> None:
         self.path, self.digest, self.progress, self.total = path, digest, progress, total
         self.kept: dict[str, Any] = {}
-        self._writing = threading.Lock()
         if path is not None and Path(path).exists():
             self.kept = _read(Path(path), digest)
 
     def add(self, key: str, result: Any) -> None:
         """Keep a result, write all of them, and say so."""
-        with self._writing:
-            self.kept[key] = result
-            if self.path is not None:
-                held = {"format": _FORMAT, "of": self.digest, "done": self.kept}
-                with _storage.replace_file(self.path) as temporary:
-                    temporary.write_text(json.dumps(held), encoding="utf-8")
+        self.kept[key] = result
+        if self.path is not None:
+            held = {"format": _FORMAT, "of": self.digest, "done": self.kept}
+            with _storage.replace_file(self.path) as temporary:
+                temporary.write_text(json.dumps(held), encoding="utf-8")
         if self.progress is not None:
             self.progress(len(self.kept), self.total)
 
@@ -185,12 +183,22 @@ def fingerprint(parts: Sequence[Split], options: Mapping[str, Any]) -> str:
     """Return a digest of what is fitted on, tested on and measured."""
     digest = hashlib.sha256()
     for part in parts:
+        digest.update("\n".join(map(str, part.test.users.tolist())).encode())
         for data in (part.train, part.test, part.fold_in):
             if data is not None:
-                for array in (data.matrix.indptr, data.matrix.indices, data.matrix.data):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(repr(sorted((name, str(value)) for name, value in options.items())).encode())
+                _add_matrix(digest, data.matrix)
+    for name, value in sorted(options.items()):
+        digest.update(name.encode())
+        if isinstance(value, np.ndarray) or sp.issparse(value):
+            _add_matrix(digest, sp.csr_array(value))
+        else:
+            digest.update(repr(value).encode())
     return digest.hexdigest()
+
+
+def _add_matrix(digest: Any, matrix: Any) -> None:
+    for array in (matrix.indptr, matrix.indices, matrix.data):
+        digest.update(np.ascontiguousarray(array).tobytes())
 
 
 def _join(reports: Sequence[Report], metrics: Sequence[Metric], users: int, share: float) -> Report:
@@ -220,5 +228,6 @@ def _join(reports: Sequence[Report], metrics: Sequence[Metric], users: int, shar
         users_without_test=users - tested_users,
         short_lists=sum(report.short_lists for report in reports),
         unscored_pairs=sum(report.unscored_pairs for report in reports),
+        tied_users=sum(report.tied_users for report in reports),
         fold_values=fold_values,
     )

@@ -34,7 +34,7 @@ class RowLists(NamedTuple):
 
 
 def as_rows(recommended: Any, test: Interactions, k: int | None) -> RowLists:
-    """Return lists as item rows of ``test``, cut off at ``k`` slots or padded to them."""
+    """Return lists as item rows of ``test``, cut off at ``k`` slots (None: whole), without gaps."""
     if isinstance(recommended, Recommendations):
         flat = _flat_of_recommendations(recommended)
     elif isinstance(recommended, Mapping):
@@ -64,7 +64,7 @@ def _rows_of_flat(flat: _Flat, test: Interactions, k: int | None) -> RowLists:
         named = clean_ids(flat.users, argument="recommended")[0]
         raise ValueError(f"recommended: none of {len(users)} users is in test, such as {named!r}; expected its users")
     slots = np.arange(flat.lengths.sum()) - np.repeat(np.cumsum(flat.lengths) - flat.lengths, flat.lengths)
-    width = max(k or 0, 1) if k is not None else int(flat.lengths.max(initial=1))
+    width = int(flat.lengths.max(initial=1)) if k is None else min(k, int(flat.lengths.max(initial=1)))
     kept = np.repeat(known, flat.lengths) & (slots < width)
     rows = np.full((test.shape[0], width), -1, dtype=np.int64)
     columns = test.shape[1]
@@ -97,16 +97,17 @@ def _rows_of_array(recommended: npt.ArrayLike, test: Interactions, k: int | None
         )
     if not np.issubdtype(lists.dtype, np.integer):
         raise TypeError(f"recommended: {lists.dtype} values; expected integer item rows")
-    return RowLists(padded(lists.astype(np.int64, copy=False), k), test.shape[1], 0)
+    return RowLists(without_gaps(lists.astype(np.int64, copy=False))[:, :k], test.shape[1], 0)
 
 
-def padded(lists: IntArray, k: int | None) -> IntArray:
-    """Cut lists off at ``k`` slots, or fill them up with -1."""
-    if k is None or lists.shape[1] == k:
+def without_gaps(lists: IntArray) -> IntArray:
+    """Move empty slots (-1) behind the filled ones; the same array where they are there already."""
+    if not lists.size or lists.min() >= 0:
         return lists
-    if lists.shape[1] > k:
-        return lists[:, :k]
-    return np.pad(lists, ((0, 0), (0, k - lists.shape[1])), constant_values=-1)
+    empty = lists == -1
+    if not (empty[:, :-1] & ~empty[:, 1:]).any():
+        return lists
+    return np.take_along_axis(lists, np.argsort(empty, axis=1, kind="stable"), axis=1)
 
 
 def _flat_of_recommendations(found: Recommendations) -> _Flat:

@@ -436,10 +436,15 @@ def summarize(metric: Metric, per_user: FloatArray, pairs: IntArray | None = Non
         Number of users, or of pairs for ``rmse`` and ``mae``.
     """
     if not metric.pooled:
-        values = per_user[~np.isnan(per_user)]
+        missing = np.isnan(per_user)
+        values = per_user[~missing] if missing.any() else per_user
         users = values.size
-        spread = float(np.std(values, ddof=1)) / math.sqrt(users) if users > 1 else math.nan
-        return float(np.mean(values)) if users else math.nan, spread, users
+        if users < 2:
+            return float(values[0]) if users else math.nan, math.nan, users
+        mean = float(values.mean())
+        # A dot product would wake the threads of BLAS, which costs more than the sum.
+        squares = float(np.square(values - mean).sum())
+        return mean, math.sqrt(squares / (users - 1) / users), users
 
     users = per_user.size
     if pairs is None or pairs.shape != per_user.shape:

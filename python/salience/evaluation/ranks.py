@@ -163,7 +163,7 @@ def list_ranks(recommended: Any, relevant: Any, *, threads: int | None = None) -
     Parameters
     ----------
     recommended : integer array of shape (n, k)
-        Item rows, best first; -1 fills slots that hold nothing.
+        Item rows, best first; -1 fills slots that hold nothing, which take no rank from the others.
     relevant : scipy sparse matrix of shape (n, items)
         Every stored entry is a relevant item, whatever its value.
     threads : int, optional

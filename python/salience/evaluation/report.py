@@ -80,6 +80,9 @@ class Report:
         Test pairs left out of the rating metrics as the model gave them no score.
     unknown_users : int
         Users with a list of whom the test part knows nothing, ignored (given lists only).
+    tied_users : int
+        Users for whom the order of tied items decides whether a held-out item is in the largest cut-off. Known
+        only where a metric needed the ranks of all held-out items; ``...:expected`` metrics average over the orders.
     sampled : int
         Candidates that every held-out item was ranked among, where not all; 0: all were.
     fold_values : dict of str to float64 array
@@ -103,6 +106,7 @@ class Report:
     short_lists: int = 0
     unscored_pairs: int = 0
     unknown_users: int = 0
+    tied_users: int = 0
     sampled: int = 0
     fold_values: dict[str, FloatArray] = field(default_factory=dict)
     history: dict[str, IntArray] = field(default_factory=dict)
@@ -144,6 +148,7 @@ class Report:
             short_lists=max(part.short_lists for part in parts),
             unscored_pairs=max(part.unscored_pairs for part in parts),
             unknown_users=max(part.unknown_users for part in parts),
+            tied_users=max(part.tied_users for part in parts),
             sampled=max(part.sampled for part in parts),
             fold_values={k: v for part in parts for k, v in part.fold_values.items()},
             history={k: v for part in parts for k, v in part.history.items()},
@@ -178,7 +183,7 @@ class Report:
 
         Raises
         ------
-        KeyError
+        ValueError
             If the metric is not in ``per_user``.
         """
         values = self._values(metric)
@@ -396,6 +401,7 @@ class Report:
             (self.short_lists, "lists shorter than the largest cut-off"),
             (self.unscored_pairs, "test pairs without a score, not in the rating metrics"),
             (self.unknown_users, "users with a list who are not in test, ignored"),
+            (self.tied_users, "users whose hits depend on the order of tied items"),
             (
                 self.sampled,
                 "SAMPLED candidates an item, not all: not the full ranking, which may order models differently",
@@ -404,7 +410,15 @@ class Report:
         return [f"{count:,} {text}" for count, text in remarks if count]
 
 
-_COUNTS = ("cold_users", "users_without_test", "short_lists", "unscored_pairs", "unknown_users", "sampled")
+_COUNTS = (
+    "cold_users",
+    "users_without_test",
+    "short_lists",
+    "unscored_pairs",
+    "unknown_users",
+    "tied_users",
+    "sampled",
+)
 _VERSION = 1
 
 

@@ -85,7 +85,7 @@ def evaluate(
     item_features : array or sparse matrix of shape (items, d), optional
         For ``diversity`` and, as weights of categories, ``calibration``.
     keep_lists : bool
-        Keep the recommended lists, as long as the largest cut-off, in ``Report.lists``.
+        Keep the recommended lists in ``Report.lists``, as long as the largest cut-off or the number of items.
     sampled : int, optional
         Rank every held-out item among only so many candidates drawn at random instead of all: to compare with
         work that did, never to choose by. It warns; see :meth:`Ranks.sampled`. A user's value is the mean over the
@@ -212,13 +212,10 @@ def evaluate_lists(
     found = lists.as_rows(recommended, held_out, None if whole_lists else k)
 
     rows = _relevant_rows(held_out)
-    # Beyond the largest cut-off lists only matter to metrics without one.
-    top = found.rows[rows]
-    wide = sources.widen(held_out.matrix[rows], found.columns)
+    top = found.rows if rows.size == len(found.rows) else found.rows[rows]
+    wide = sources.widen(_part(held_out, rows), found.columns)
     asked = ranks.list_ranks(top, wide, threads=threads)
-    values = _measure(
-        asked, lists.padded(top, max(k, top.shape[1])), parsed, held_out, rows, learned, None, item_features
-    )
+    values = _measure(asked, top, parsed, held_out, rows, learned, None, item_features)
     longest = k or top.shape[1]
     return make_report(
         values,
@@ -228,7 +225,7 @@ def evaluate_lists(
         users_without_test=held_out.shape[0] - rows.size,
         short_lists=int(np.count_nonzero(asked.lengths < longest)),
         unknown_users=found.unknown_users,
-        held_out=_held_out(asked, held_out, rows, learned, top.shape[1]),
+        held_out=_held_out(asked, held_out, rows, learned, None if whole_lists else k),
         lists=_item_ids(held_out, top) if keep_lists else None,
     )
 
@@ -257,8 +254,8 @@ def _measure(
         known = Lists(
             rows_of_lists,
             test.shape[1],
-            test.matrix[rows],
-            None if seen is None else seen.matrix[rows],
+            _part(test, rows),
+            None if seen is None else _part(seen, rows),
             None if train is None else np.bincount(train.matrix.indices, minlength=test.shape[1]).astype(np.int64),
             0 if train is None else int(np.count_nonzero(np.diff(train.matrix.indptr))),
             item_features,
@@ -285,12 +282,21 @@ _F1_PARTS = ("precision", "recall")
 def _held_out(
     found: Ranks, test: Interactions, rows: IntArray, train: Interactions | None, depth: int | None
 ) -> HeldOut:
-    indices = test.matrix[rows].indices
+    indices = _part(test, rows).indices
     counts = None
     if train is not None:
         counts = np.bincount(train.matrix.indices, minlength=test.shape[1])[indices].astype(np.int64)
     users = np.repeat(np.arange(rows.size), np.diff(test.matrix.indptr)[rows])
     return HeldOut(users, test.item_map.ids_of(indices.astype(np.int64)), found.ranks, depth, counts)
+
+
+def _count_tied(found: Ranks, k: int) -> int:
+    """Count the users with a held-out item that ties across slot ``k``."""
+    if found.better is None or found.equal is None:
+        return 0
+    across = (found.ranks > 0) & (found.better < k) & (found.better + found.equal >= k)
+    users = np.repeat(np.arange(found.lengths.size), np.diff(found.held_out.indptr))
+    return int(np.unique(users[across]).size)
 
 
 def _item_ids(test: Interactions, rows: IntArray) -> npt.NDArray[Any]:
@@ -334,12 +340,10 @@ class _Collected:
     def put(self, start: int, asked: npt.NDArray[np.bool_], found: Ranks, rows: IntArray | None) -> None:
         """Store what was found for the users from ``start`` on for whom ``asked`` holds."""
         users = start + np.flatnonzero(asked)
-        first, last = self.held_out.indptr[[start, start + asked.size]]
+        first = self.held_out.indptr[start]
         entries = first + np.flatnonzero(
             np.repeat(asked, np.diff(self.held_out.indptr[start : start + asked.size + 1]))
         )
-        assert entries.size == found.ranks.size
-        del last
         self.ranks.ranks[entries] = found.ranks
         self.ranks.lengths[users] = found.lengths
         for mine, theirs in ((self.ranks.better, found.better), (self.ranks.equal, found.equal)):
@@ -373,8 +377,8 @@ class _Task:
         longest = _largest_cutoff(metrics)
         depth = None if draw or any(metric.needs_all_ranks for metric in metrics) else longest
         of_lists = [metric for metric in metrics if metric.kind == "lists"]
-        k = longest if keep_lists else _largest_cutoff(of_lists)
-        found = _Collected(self.test.matrix[rows], k, ties=depth is None)
+        k = min(longest if keep_lists else _largest_cutoff(of_lists), self.test.shape[1])
+        found = _Collected(_part(self.test, rows), k, ties=depth is None)
         for start in range(0, rows.size, source.users_a_call):
             asked = known[start : start + source.users_a_call]
             if asked.any():
@@ -394,6 +398,7 @@ class _Task:
             short_lists=int(np.count_nonzero(found.ranks.lengths < longest)),
             held_out=_held_out(found.ranks, self.test, rows, self.train, depth),
             lists=_item_ids(self.test, found.lists) if keep_lists else None,
+            tied_users=_count_tied(found.ranks, longest),
             sampled=draw[0] if draw else 0,
         )
 
@@ -451,6 +456,11 @@ def _score(model: Any, users: npt.NDArray[Any], items: npt.NDArray[Any]) -> Floa
             f"model: score() gave {infinite} infinite values; expected finite ones, or NaN where there is no score"
         )
     return scores
+
+
+def _part(data: Interactions, rows: IntArray) -> Any:
+    """Return the matrix of some users, in ascending order; no copy where they are all."""
+    return data.matrix if rows.size == data.shape[0] else data.matrix[rows]
 
 
 def _relevant_rows(test: Interactions) -> IntArray:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from salience import _arrays, _core
 from salience._arrays import describe
 from salience.evaluation import _checks, ranks
+from salience.evaluation.lists import without_gaps
 from salience.evaluation.metrics import IntArray
 from salience.evaluation.ranks import BoolArray, Ranks
 from salience.interactions import Interactions
@@ -158,7 +159,8 @@ class ModelSource:
 
     def rank(self, rows: IntArray, held_out: Any, depth: int | None, k: int) -> tuple[Ranks, IntArray | None]:
         """See :class:`Source`."""
-        wanted = max(depth or 0, k)
+        # More than all items cannot be had.
+        wanted = min(max(depth or 0, k), max(self.test.shape[1], len(getattr(self.model, "item_map", ()))))
         answer = self.model.recommend(self.test.user_map.ids_of(rows), wanted, exclude_seen=self.exclude_seen)
         found, ids = np.asarray(answer.rows), np.asarray(answer.ids)
         for name, array in (("rows", found), ("ids", ids)):
@@ -184,7 +186,7 @@ class ModelSource:
             found = np.where(places >= 0, places, items + found)
         lists = np.full(rows.shape, -1, dtype=np.int64)
         lists[filled] = found
-        return lists
+        return without_gaps(lists)
 
 
 def widen(matrix: Any, columns: int) -> Any:
