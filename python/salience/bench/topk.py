@@ -93,7 +93,7 @@ def judge(answers: dict[str, Answer], reference: Answer, queries: Float32, items
             verdicts[name] = Verdict(f"differs: shape {np.shape(found)}", agrees=False)
             continue
         same = float((np.asarray(found) == ids).mean())
-        wrong = int((np.abs(theirs - scores) > slack).sum())
+        wrong = int((~(np.abs(theirs - scores) <= slack)).sum())  # NaN is wrong too
         if wrong:
             words = f"differs: {wrong:,} of {ids.size:,} scores"
         elif reference is answers[name]:
