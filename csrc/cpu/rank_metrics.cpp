@@ -12,6 +12,7 @@ namespace salience::cpu {
 namespace {
 
 constexpr int64_t kRowUnit = 256;
+constexpr int64_t kRowChunk = 64;  // whose values are gathered before they are written, metric by metric
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 double quotient(double numerator, double denominator) {
@@ -42,6 +43,7 @@ struct Gains {
   std::vector<double> ideal;
   std::vector<double> found;
   bool known = false;
+  bool alike = false;  // all the same: what they are cancels
 };
 
 // 2^v - 1, relative to the largest of the row, so that it cannot overflow: the scale cancels in NDCG.
@@ -49,12 +51,27 @@ double exponential_gain(double value, double largest) {
   return std::exp2(value - largest) * -std::expm1(-value * std::log(2.0));
 }
 
+// The distinct cut-offs of the metrics, and which of them is each metric's.
+struct Cutoffs {
+  std::vector<int64_t> values;
+  std::vector<size_t> of_metric;
+
+  Cutoffs(const RankMetric* metrics, int64_t count) {
+    for (int64_t m = 0; m < count; ++m) {
+      const auto at = std::find(values.begin(), values.end(), metrics[m].cutoff);
+      of_metric.push_back(static_cast<size_t>(at - values.begin()));
+      if (at == values.end()) values.push_back(metrics[m].cutoff);
+    }
+  }
+};
+
 class RowMetrics {
  public:
-  RowMetrics(const RankMetricsArguments& arguments, const Discounts& discounts)
-      : arguments_(arguments), discounts_(discounts) {}
+  RowMetrics(const RankMetricsArguments& arguments, const Discounts& discounts, const Cutoffs& cutoffs)
+      : arguments_(arguments), discounts_(discounts), cutoffs_(cutoffs), sums_(cutoffs.values.size()) {}
 
-  void load(int64_t row) {
+  // False where the row has held-out items but none of them a rank.
+  bool load(int64_t row) {
     const Csr& held_out = arguments_.held_out;
     first_ = held_out.indptr[row];
     last_ = held_out.indptr[row + 1];
@@ -64,60 +81,65 @@ class RowMetrics {
     for (int64_t e = first_; e < last_; ++e)
       if (arguments_.ranks[e] > 0)
         hits_.push_back({arguments_.ranks[e], held_out.values == nullptr ? 1.0f : held_out.values[e]});
+    if (hits_.empty()) return relevant_ == 0;
     std::sort(hits_.begin(), hits_.end(), [](const Hit& a, const Hit& b) { return a.rank < b.rank; });
     linear_.known = exponential_.known = false;
+    for (size_t c = 0; c < sums_.size(); ++c) sums_[c] = sum(cutoffs_.values[c]);
+    return true;
   }
 
-  double value(const RankMetric& metric) {
+  double value(int64_t number) {
+    const RankMetric& metric = arguments_.metrics[number];
     if (relevant_ == 0) return kNaN;
     const int64_t k = metric.cutoff;
     // Without a hit, as for most users, everything that adds up what hits gain is 0.
     const bool missed = hits_.empty() || hits_.front().rank > k;
     if (missed && metric.formula < RankFormula::r_precision) return 0.0;
+    const Sums& sums = sums_[cutoffs_.of_metric[static_cast<size_t>(number)]];
     const double relevant = static_cast<double>(relevant_), slots = static_cast<double>(k);
     const double capped = static_cast<double>(std::min(k, relevant_));
     const double returned = static_cast<double>(std::min(k, length_));
     switch (metric.formula) {
       case RankFormula::precision:
-        return hits(k) / slots;
+        return sums.hits / slots;
       case RankFormula::precision_returned:
-        return hits(k) / returned;
+        return sums.hits / returned;
       case RankFormula::recall:
-        return hits(k) / relevant;
+        return sums.hits / relevant;
       case RankFormula::recall_capped:
-        return hits(k) / capped;
+        return sums.hits / capped;
       case RankFormula::hit_rate:
         return 1.0;
       case RankFormula::f1:
-        return 2.0 * hits(k) / (slots + relevant);
+        return 2.0 * sums.hits / (slots + relevant);
       case RankFormula::average_precision:
-        return precision_sum(k) / capped;
+        return sums.precisions / capped;
       case RankFormula::average_precision_relevant:
-        return precision_sum(k) / relevant;
+        return sums.precisions / relevant;
       case RankFormula::average_precision_cutoff:
-        return precision_sum(k) / slots;
+        return sums.precisions / slots;
       case RankFormula::average_precision_returned:
-        return precision_sum(k) / std::min(relevant, returned);
+        return sums.precisions / std::min(relevant, returned);
       case RankFormula::reciprocal_rank:
         return 1.0 / static_cast<double>(hits_.front().rank);
       case RankFormula::all_reciprocal_ranks:
-        return reciprocal_sum(k);
+        return sums.reciprocals;
       case RankFormula::ndcg:
-        return discounted(k) / discounts_.sum(std::min(k, relevant_));
+        return sums.discounts / discounts_.sum(std::min(k, relevant_));
       case RankFormula::ndcg_relevant:
-        return discounted(k) / discounts_.sum(relevant_);
+        return sums.discounts / discounts_.sum(relevant_);
       case RankFormula::ndcg_cutoff:
-        return discounted(k) / discounts_.sum(k);
+        return sums.discounts / discounts_.sum(k);
       case RankFormula::ndcg_returned:
-        return discounted(k) / discounts_.sum(std::min({k, relevant_, length_}));
+        return sums.discounts / discounts_.sum(std::min({k, relevant_, length_}));
       case RankFormula::ndcg_linear:
-        return graded(k, linear_, false);
+        return graded(k, sums, linear_, false);
       case RankFormula::ndcg_exponential:
-        return graded(k, exponential_, true);
+        return graded(k, sums, exponential_, true);
       case RankFormula::rank_biased_precision:
         return rank_biased(k, metric.parameter);
       case RankFormula::r_precision:
-        return hits(relevant_) / relevant;
+        return sum(relevant_).hits / relevant;
       case RankFormula::auc:
         return area(true);
       case RankFormula::auc_ordered:
@@ -140,41 +162,31 @@ class RowMetrics {
     float value;
   };
 
-  // Calls visit(rank, hits so far, value) for every hit in the first k.
-  template <class Visit>
-  void each_hit(int64_t k, Visit visit) const {
-    double seen = 0.0;
+  // What the hits in the first k add up to.
+  struct Sums {
+    double hits = 0.0;
+    double precisions = 0.0;  // at the hits
+    double reciprocals = 0.0;
+    double discounts = 0.0;
+  };
+
+  Sums sum(int64_t k) const {
+    Sums sums;
     for (const Hit& hit : hits_) {
       if (hit.rank > k) break;
-      visit(hit.rank, seen += 1.0, hit.value);
+      const double rank = static_cast<double>(hit.rank);
+      sums.hits += 1.0;
+      sums.precisions += sums.hits / rank;
+      sums.reciprocals += 1.0 / rank;
+      sums.discounts += discounts_.at(hit.rank);
     }
+    return sums;
   }
 
-  double hits(int64_t k) const {
-    double total = 0.0;
-    each_hit(k, [&](int64_t, double seen, float) { total = seen; });
-    return total;
-  }
-  double precision_sum(int64_t k) const {
-    double total = 0.0;
-    each_hit(k, [&](int64_t rank, double seen, float) { total += seen / static_cast<double>(rank); });
-    return total;
-  }
-  double reciprocal_sum(int64_t k) const {
-    double total = 0.0;
-    each_hit(k, [&](int64_t rank, double, float) { total += 1.0 / static_cast<double>(rank); });
-    return total;
-  }
-  double discounted(int64_t k) const {
-    double total = 0.0;
-    each_hit(k, [&](int64_t rank, double, float) { total += discounts_.at(rank); });
-    return total;
-  }
   double rank_biased(int64_t k, double persistence) const {
     double total = 0.0;
-    each_hit(k, [&](int64_t rank, double, float) {
-      total += std::pow(persistence, static_cast<double>(rank - 1));
-    });
+    for (const Hit& hit : hits_)
+      if (hit.rank <= k) total += std::pow(persistence, static_cast<double>(hit.rank - 1));
     return (1.0 - persistence) * total;
   }
 
@@ -183,20 +195,22 @@ class RowMetrics {
     for (int64_t e = first_; e < last_; ++e)
       gains.ideal.push_back(static_cast<double>(arguments_.held_out.values[e]));
     std::sort(gains.ideal.begin(), gains.ideal.end(), [](double a, double b) { return a > b; });
+    gains.known = true;
+    gains.alike = gains.ideal.front() == gains.ideal.back();
+    if (gains.alike) return;
     gains.found.clear();
     for (const Hit& hit : hits_) gains.found.push_back(static_cast<double>(hit.value));
-    if (exponential) {
-      const double largest = gains.ideal.front();
-      for (double& gain : gains.found) gain = exponential_gain(gain, largest);
-      for (double& gain : gains.ideal) gain = exponential_gain(gain, largest);
-    }
-    gains.known = true;
+    if (!exponential) return;
+    const double largest = gains.ideal.front();
+    for (double& gain : gains.found) gain = exponential_gain(gain, largest);
+    for (double& gain : gains.ideal) gain = exponential_gain(gain, largest);
   }
 
   // 0 where no held-out item has a gain: nothing could be gained.
-  double graded(int64_t k, Gains& gains, bool exponential) const {
+  double graded(int64_t k, const Sums& sums, Gains& gains, bool exponential) const {
     if (!gains.known) know(gains, exponential);
     if (gains.ideal.front() == 0.0) return 0.0;
+    if (gains.alike) return sums.discounts / discounts_.sum(std::min(k, relevant_));
     double found = 0.0, ideal = 0.0;
     for (size_t n = 0; n < hits_.size() && hits_[n].rank <= k; ++n)
       found += gains.found[n] * discounts_.at(hits_[n].rank);
@@ -245,6 +259,8 @@ class RowMetrics {
 
   const RankMetricsArguments& arguments_;
   const Discounts& discounts_;
+  const Cutoffs& cutoffs_;
+  std::vector<Sums> sums_;  // one per cut-off
   int64_t first_ = 0;
   int64_t last_ = 0;
   int64_t relevant_ = 0;
@@ -269,16 +285,29 @@ int64_t longest_discount(const RankMetricsArguments& arguments) {
 Status rank_metrics(const RankMetricsArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
   const Discounts discounts(longest_discount(arguments));
-  const int64_t rows = arguments.held_out.rows, units = (rows + kRowUnit - 1) / kRowUnit;
-  const double operations = 8.0 * static_cast<double>(arguments.held_out.entries + rows) *
-                            static_cast<double>(arguments.out.rows + 1);
+  const int64_t metrics = arguments.out.rows, rows = arguments.held_out.rows;
+  const Cutoffs cutoffs(arguments.metrics, metrics);
+  // Rows without a hit, often most of them, have 0 wherever hits are added up.
+  const bool only_sums = std::all_of(arguments.metrics, arguments.metrics + metrics, [](const RankMetric& m) {
+    return m.formula <= RankFormula::r_precision;
+  });
+  const int64_t units = (rows + kRowUnit - 1) / kRowUnit;
+  const double operations =
+      8.0 * static_cast<double>(arguments.held_out.entries + rows) * static_cast<double>(metrics + 1);
   return parallel_for(context, worker_count(context, units, operations), units, [&](int64_t unit, Worker&) {
-    RowMetrics metrics(arguments, discounts);
-    const int64_t last = std::min(rows, (unit + 1) * kRowUnit);
-    for (int64_t row = unit * kRowUnit; row < last; ++row) {
-      metrics.load(row);
-      for (int64_t m = 0; m < arguments.out.rows; ++m)
-        arguments.out.row(m)[row] = metrics.value(arguments.metrics[m]);
+    RowMetrics row_metrics(arguments, discounts, cutoffs);
+    std::vector<double> values(static_cast<size_t>(metrics * kRowChunk));
+    const int64_t end = std::min(rows, (unit + 1) * kRowUnit);
+    for (int64_t first = unit * kRowUnit; first < end; first += kRowChunk) {
+      const int64_t count = std::min(kRowChunk, end - first);
+      std::fill(values.begin(), values.end(), 0.0);
+      for (int64_t n = 0; n < count; ++n) {
+        if (!row_metrics.load(first + n) && only_sums) continue;
+        for (int64_t m = 0; m < metrics; ++m)
+          values[static_cast<size_t>(m * kRowChunk + n)] = row_metrics.value(m);
+      }
+      for (int64_t m = 0; m < metrics; ++m)
+        std::copy_n(values.data() + m * kRowChunk, count, arguments.out.row(m) + first);
     }
   });
 }

@@ -17,6 +17,7 @@ from salience.evaluation import (
     BlockScores,
     Factors,
     Report,
+    compare,
     evaluate,
     evaluate_lists,
     factor_ranks,
@@ -331,6 +332,16 @@ def test_intervals_of_reports_surround_the_mean(part, model):
     low, high = report.interval("recall@5")
     assert low < report.values["recall@5"] < high
     assert report.interval("recall@5", level=0.5)[0] > low
+
+
+def test_users_have_errors_of_their_own(part):
+    model = ALS(4, feedback="explicit", epochs=2).fit(part.train)
+    report = evaluate(model, part.train, part.test, metrics=["rmse", "rmse:user"])
+    assert report.by_history("rmse").metric == "rmse:user"
+    assert report.by_history("rmse").values == pytest.approx(report.by_history("rmse:user").values, nan_ok=True)
+    assert compare({"a": report, "b": report}, metric="rmse")["a", "b"].metric == "rmse:user"
+    with pytest.raises(ValueError, match="such as 'rmse:user'"):
+        report.interval("rmse")
 
 
 @pytest.mark.data

@@ -245,7 +245,7 @@ def compare(
         "margin": margin,
     }
     pairs = [
-        _pair(name, first, second, *_aligned(reports, name, first, second), **options)
+        _pair(parse_metric(name).of_users, first, second, *_aligned(reports, name, first, second), **options)
         for name in _metrics(reports, metric)
         for first, second in couples
     ]

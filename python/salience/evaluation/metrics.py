@@ -248,6 +248,11 @@ class Metric:
         return self.kind == "rating" and self.convention is None
 
     @property
+    def of_users(self) -> str:
+        """The name of what the values of users are: ``"rmse:user"`` of ``"rmse"``, others of their own name."""
+        return f"{self.name}:user" if self.pooled else self.name
+
+    @property
     def has_users(self) -> bool:
         """Whether every user has a value; otherwise there is only one of all lists together."""
         return self._defined.users

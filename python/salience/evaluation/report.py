@@ -184,8 +184,10 @@ class Report:
         Raises
         ------
         ValueError
-            If the metric is not in ``per_user``.
+            If the metric is not in ``per_user``, or is ``rmse`` or ``mae``, which are no means over users.
         """
+        if parse_metric(metric).pooled:
+            raise ValueError(f"metric: {metric!r}; expected a mean over users, such as '{metric}:user'")
         values = self._values(metric)
         return statistics.bootstrap_interval(values, level=level, resamples=resamples, seed=seed)
 
@@ -205,7 +207,7 @@ class Report:
             labels = [groups.get(user, "(none)") for user in self.users[metric].tolist()]
         else:
             labels = np.asarray(groups).tolist()
-        return slices.by_label(self._values(metric), labels, metric=metric, level=level)
+        return slices.by_label(self._values(metric), labels, metric=parse_metric(metric).of_users, level=level)
 
     def by_history(
         self, metric: str, *, buckets: int = 10, edges: Sequence[int] | None = None, level: float = 0.95
@@ -224,8 +226,9 @@ class Report:
         """
         if metric not in self.history:
             raise ValueError(f"metric: {metric!r} without training counts; expected a report made with train")
+        name = parse_metric(metric).of_users
         return slices.by_count(
-            self._values(metric), self.history[metric], metric=metric, buckets=buckets, edges=edges, level=level
+            self._values(metric), self.history[metric], metric=name, buckets=buckets, edges=edges, level=level
         )
 
     def by_popularity(
