@@ -104,6 +104,7 @@ def write_png(path: Path, outcomes: Sequence[Outcome], environment: dict[str, An
     for axis, outcome, results in zip(axes, outcomes, shown, strict=True):
         _draw_panel(axis, outcome, results)
     axes[-1].set_xlim(min(0.7, least / 1.5), most * 3)
+    axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes[-1].set_xlabel("times as long as Salience (median of interleaved runs, log scale)")
     figure.suptitle("\n".join(headline(environment)), fontsize=7, color="#555", x=0.01, ha="left")
     with _storage.replace_file(path) as temporary:
@@ -117,7 +118,10 @@ def _draw_panel(axis: Any, outcome: Outcome, results: Sequence[Result]) -> None:
     for place, (ratio, result) in enumerate(zip(ratios, results, strict=True)):
         disagrees = result.verdict is not None and result.verdict.agrees is False
         label = f" {ratio:.1f}x, {milliseconds(result.median)} ms" + (", ANSWER DIFFERS" if disagrees else "")
-        axis.text(ratio, place, label, va="center", fontsize=8, color="#b00020" if disagrees else "#333")
+        colour = "#b00020" if disagrees else "#333"
+        axis.text(
+            ratio, place, label, va="center", fontsize=8, color=colour, bbox={"fc": "white", "ec": "none", "pad": 1}
+        )
     axis.set_yticks(range(len(results)), [result.name for result in results], fontsize=8)
     axis.invert_yaxis()
     axis.set_xscale("log")
