@@ -237,7 +237,10 @@ def _figures(
 
 
 def _attention(name: str, model: Any, report: Report) -> figures.Figure | None:
-    """Ask a model that mixes components for its weights: ``attention(users)``, shape (users, components)."""
+    """Ask a model that mixes components for its weights: ``attention(users)``, shape (users, components).
+
+    Components are called what ``component_names`` says, or by the types of ``components``.
+    """
     if not callable(getattr(model, "attention", None)) or not report.history:
         return None
     metric = next(iter(report.history))
@@ -251,8 +254,11 @@ def _attention(name: str, model: Any, report: Report) -> figures.Figure | None:
             f"models: attention of {name!r} has shape {weights.shape}; expected finite weights, "
             f"({len(users)}, components)"
         )
-    names = getattr(model, "component_names", None) or [f"component {n + 1}" for n in range(weights.shape[1])]
-    return figures.attention(name, weights, history, [str(n) for n in names])
+    types = [type(component).__name__ for component in getattr(model, "components", ())]
+    names = [str(n) for n in getattr(model, "component_names", None) or types]
+    if len(names) != weights.shape[1]:
+        names = [f"component {n + 1}" for n in range(weights.shape[1])]
+    return figures.attention(name, weights, history, names)
 
 
 def _examples(
