@@ -284,7 +284,7 @@ def main() -> None:
         measure_memory(options.data, options.factors[0], options.memory, options.threads)
         return
     cases = [(data, factors) for data in ("gowalla", "ml20m-like") for factors in (64, 128, 256, 512)]
-    cases = [case for case in cases if case[0] == "gowalla" or case[1] <= 128]
+    cases = [case for case in cases if case[0] == "gowalla" or case[1] == 64]
     if options.data:
         cases = [(options.data, factors) for factors in options.factors or (64,)]
     races: dict[tuple[str, int], Race] = {}
