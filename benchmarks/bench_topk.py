@@ -24,11 +24,13 @@ import numpy as np
 import salience
 from contest import RESULTS, interleave, machine, markdown, milliseconds
 from salience import _core
+from salience.bench import topk
+from salience.bench.topk import TopK
 from salience.datasets import load_gowalla
 
 PEERS = ("faiss-cpu", "implicit", "usearch", "numpy", "torch")
 ALS_SETTINGS = {"unobserved_weight": 0.01, "regularization": 0.003, "regularization_exponent": 1.0, "epochs": 4}
-MOST_SCORES = 8 << 30  # bytes of a score matrix, which numpy and torch write whole
+NAMES = ("faiss", "implicit", "numpy", "torch", "usearch")
 DIMS, MANY = (64, 128, 256), (1, 16, 256, 1024, 8192)
 # Shapes whose peers take minutes are left out. Gowalla has the items it has.
 PUBLISHED = [
@@ -47,61 +49,21 @@ _factors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
 def draw(data: str, queries: int, items: int, dims: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw queries and items of one kind of data; Gowalla has its own number of items."""
+    if data != "gowalla":
+        return topk.draw(data, queries, items, dims)
+    if dims not in _factors:
+        model = salience.ALS(dims, **ALS_SETTINGS).fit(load_gowalla()[0])
+        _factors[dims] = model.user_factors_, model.item_factors_
+    users, x = _factors[dims]
     random = np.random.default_rng([queries, items, dims])
-    if data == "gowalla":
-        if dims not in _factors:
-            model = salience.ALS(dims, **ALS_SETTINGS).fit(load_gowalla()[0])
-            _factors[dims] = model.user_factors_, model.item_factors_
-        users, x = _factors[dims]
-        return users[random.choice(len(users), queries, replace=False)], x
-    q, x = (random.standard_normal((rows, dims), dtype=np.float32) for rows in (queries, items))
-    if data == "anisotropic":  # a common component and a falling spectrum, as text embeddings have
-        spectrum = np.float32(1 / np.sqrt(1 + np.arange(dims)))
-        common = np.random.default_rng(0).standard_normal(dims, dtype=np.float32)
-        q, x = q * spectrum + common, x * spectrum + common
-    return q, x
+    return users[random.choice(len(users), queries, replace=False)], x
 
 
 def peers(q: np.ndarray, x: np.ndarray, k: int, threads: int) -> dict[str, Callable[[], Any]]:
     """Say what each peer does; every one returns ids and scores in order."""
-    import faiss
-    import torch
-    from implicit.cpu.topk import topk as implicit_topk
-    from usearch.index import MetricKind
-    from usearch.index import search as usearch_search
-
-    faiss.omp_set_num_threads(threads)
-    torch.set_num_threads(threads)
-    index = faiss.IndexFlatIP(x.shape[1])
-    index.add(x)
-    tq, tx = torch.from_numpy(q), torch.from_numpy(x)
-
-    def by_faiss():
-        scores, ids = index.search(q, k)
-        return ids, scores
-
-    def by_torch():
-        scores, ids = torch.topk(tq @ tx.T, k)
-        return ids.numpy(), scores.numpy()
-
-    def by_numpy():
-        scores = q @ x.T
-        ids = np.argpartition(scores, -k, axis=1)[:, -k:]
-        found = np.take_along_axis(scores, ids, axis=1)
-        order = np.argsort(-found, axis=1)
-        return np.take_along_axis(ids, order, axis=1), np.take_along_axis(found, order, axis=1)
-
-    def by_usearch():
-        found = usearch_search(x, q, k, MetricKind.IP, exact=True, threads=threads)
-        return found.keys.reshape(len(q), k), 1 - found.distances.reshape(len(q), k)
-
-    return {
-        "faiss": by_faiss,
-        "implicit": lambda: implicit_topk(x, q, k, num_threads=threads),
-        "numpy": by_numpy,
-        "torch": by_torch,
-        "usearch": by_usearch,
-    }
+    problem = TopK(q, x, k, threads, "")
+    names = [name for name in NAMES if problem.score_matrix_fits or name not in ("numpy", "torch")]
+    return {name: topk.ADAPTERS[name](problem)[name] for name in names}
 
 
 def ours(q: np.ndarray, x: np.ndarray, k: int, threads: int, sets: list[str]) -> dict[str, Callable[[], Any]]:
@@ -126,10 +88,9 @@ def check(answers: dict[str, Any], q: np.ndarray, x: np.ndarray, sets: list[str]
     for name in sets:
         assert np.array_equal(answers[name][0], ids), name
         assert answers[name][1].tobytes() == scores.tobytes(), name
-    slack = 1e-5 * np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(x, axis=1).max() + 1e-6
-    for name in set(answers) - set(sets):
-        assert (np.abs(answers[name][1] - scores) <= slack).all(), name
-        agreeing = (np.asarray(answers[name][0]) == ids).mean()
+    for name, verdict in topk.judge(answers, answers[sets[0]], q, x).items():
+        assert verdict.agrees, f"{name} {verdict.words}"
+        agreeing = verdict.figures["ids_equal"]
         assert agreeing > 0.99 or name == "numpy", f"{name} has {agreeing:.1%} of the ids"
 
 
@@ -147,8 +108,6 @@ class Contest:
         q, x = draw(data, queries, items, dims)
         products = queries * len(x) * dims
         everyone = peers(q, x, k, self.threads)
-        if queries * len(x) * 4 > MOST_SCORES:
-            everyone = {name: run for name, run in everyone.items() if name not in ("numpy", "torch")}
         predicted = {name: self.rates.get(name, 0.0) * products for name in everyone}
         affordable = [name for name in everyone if predicted[name] < self.patience]
         affordable = affordable or [min(predicted, key=predicted.__getitem__)]
@@ -188,15 +147,14 @@ class Contest:
 
     def peer_table(self) -> str:
         """Lay out every peer."""
-        names = ["faiss", "implicit", "numpy", "torch", "usearch"]
         rows = [
             [
                 *self.cells(row)[:5],
-                *(milliseconds(row["times"][name]) if name in row["times"] else "-" for name in names),
+                *(milliseconds(row["times"][name]) if name in row["times"] else "-" for name in NAMES),
             ]
             for row in self.rows
         ]
-        return markdown(["data", "queries", "items", "dims", "k", *(f"{name}, ms" for name in names)], rows)
+        return markdown(["data", "queries", "items", "dims", "k", *(f"{name}, ms" for name in NAMES)], rows)
 
 
 def plot(contest: Contest, path: Any) -> None:

@@ -1,84 +1,29 @@
-"""The ``salience`` command: demo, fit, recommend, explain, evaluate, doctor."""
+"""The ``salience`` command: demo, fit, recommend, explain, evaluate, compare, report, bench, doctor."""
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+# First: it says what to install where click or rich is missing.
+from salience._terminal import data_options, errors, progress_bar, read_titles, titles_option, write_csv  # isort: split
+
+import click
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from salience import ALS, Interactions, Popularity, Recommendations, _storage, datasets, show_config
+from salience.bench.command import bench
 from salience.evaluation import Report, evaluate, splits
+from salience.evaluation.command import compare_command, evaluate_command, model_options, report_command, within
 
-try:
-    import click
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.table import Table
-except ImportError as missing:  # pragma: no cover - exercised by hand in an environment without them
-    sys.exit(f"salience needs {missing.name} for its command: pip install 'salience[cli]'")
-
-RANKING = (
-    "recall@10",
-    "recall@20",
-    "precision@10",
-    "hit_rate@10",
-    "map@10",
-    "mrr@10",
-    "ndcg@10",
-    "ndcg@20",
-)
 DEMO = ("recall@20", "hit_rate@10", "map@10", "ndcg@20")
-RATING = ("rmse", "mae")
 _BATCH = 4096
 
 output = Console()
-errors = Console(stderr=True)
-
-
-@contextmanager
-def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on standard error while the block runs; yields ``update(done, total)``."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def data_options(command: Any) -> Any:
-    """Name the columns of a file of interactions."""
-    for option in (
-        click.option("--duplicates", default="last", show_default=True,
-                     type=click.Choice(["sum", "last", "first", "max", "mean", "error"]),
-                     help="How rows with the same user and item become one."),
-        click.option("--time", help="Column of times."),
-        click.option("--value", help="Column of ratings or counts (default: 1 everywhere)."),
-        click.option("--item", default="item", show_default=True, help="Column of item ids."),
-        click.option("--user", default="user", show_default=True, help="Column of user ids."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def model_options(command: Any) -> Any:
-    """Set up ALS."""
-    for option in (
-        click.option("--seed", default=0, show_default=True),
-        click.option("--threads", type=int, help="Default: the cores this process may use."),
-        click.option("--epochs", default=10, show_default=True),
-        click.option("--factors", default=64, show_default=True),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,7 +51,7 @@ def demo(data: Path | None, **columns: Any) -> None:
     split = splits.temporal(interactions) if timed else splits.random(interactions)
     order = "the entries after them" if timed else "entries held out at random"
     output.print(f"Trained on {len(split.train)} entries, tested on {len(split.test)}: {order}.\n")
-    metrics = _within(DEMO, interactions.shape[1])
+    metrics = within(DEMO, interactions.shape[1])
     table = Table("model", *metrics, title="Higher is better")
     # A small, dense catalogue wants a stronger pull towards zero than the default.
     models: dict[str, Any] = {"Popularity": Popularity(), "ALS": ALS(32, regularization=12.0)}
@@ -135,17 +80,11 @@ def _name(item: Any, titles: dict[Any, str]) -> str:
     return titles.get(item, str(item))
 
 
-def _within(metrics: tuple[str, ...], items: int) -> list[str]:
-    """Lower cut-offs that exceed a small catalogue."""
-    parts = [metric.split("@") for metric in metrics]
-    return list(dict.fromkeys("@".join([base, *(str(min(int(k), items)) for k in cut)]) for base, *cut in parts))
-
-
 def _fit_and_evaluate(model: Any, split: Any, metrics: tuple[str, ...], name: str) -> Report:
     with progress_bar(f"Fitting {name}") as update:
         model.fit(split.train, progress=update)
     with progress_bar(f"Evaluating {name}") as update:
-        wanted = _within(metrics, split.test.shape[1])
+        wanted = within(metrics, split.test.shape[1])
         return evaluate(model, split.train, split.test, metrics=wanted, progress=update)
 
 
@@ -185,11 +124,7 @@ def fit(
     help="A .csv or .parquet file (default: a table).",
 )
 @click.option("--include-seen", is_flag=True, help="Also recommend what a user had in training.")
-@click.option(
-    "--titles",
-    type=click.Path(path_type=Path),
-    help="CSV whose first two columns are item id and title.",
-)
+@titles_option
 def recommend(
     path: Path,
     k: int,
@@ -203,7 +138,7 @@ def recommend(
         raise ValueError(f"output: {target.name}; expected a file that ends in .csv or .parquet")
     model = ALS.load(path)
     wanted = model.user_map.ids if users is None else _ids(users, model.user_map.ids)
-    names = {} if titles is None else _read_titles(titles)
+    names = {} if titles is None else read_titles(titles)
     parts = []
     with progress_bar("Recommending") as update:
         for start in range(0, len(wanted), _BATCH):
@@ -225,11 +160,6 @@ def _ids(text: str, known: Any) -> Any:
         return np.array(names, dtype=np.int64)
     except ValueError:
         raise ValueError(f"users: {text!r}; expected whole numbers, as in the data") from None
-
-
-def _read_titles(path: Path) -> dict[str, str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return {row[0]: row[1] for row in list(csv.reader(file))[1:] if len(row) > 1}
 
 
 def _columns(parts: list[Recommendations], titles: dict[str, str]) -> dict[str, list[Any]]:
@@ -261,9 +191,7 @@ def _write_columns(columns: dict[str, list[Any]], target: Path) -> None:
             write_table(pyarrow.table(columns), temporary)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+            write_csv(columns, file)
 
 
 @cli.command()
@@ -271,61 +199,21 @@ def _write_columns(columns: dict[str, list[Any]], target: Path) -> None:
 @click.argument("user")
 @click.argument("item")
 @click.option("-n", "count", default=5, show_default=True, help="Past items to show.")
-@click.option("--titles", type=click.Path(path_type=Path), help="CSV whose first two columns are item id and title.")
+@titles_option
 def explain(path: Path, user: str, item: str, count: int, titles: Path | None) -> None:
     """Name the past items behind the score of ITEM for USER."""
     model = ALS.load(path)
     reason = model.explain(_ids(user, model.user_map.ids)[0], _ids(item, model.item_map.ids)[0])
     output.print(f"score {reason.score:.4f} = {reason.base:.4f} + {reason.contributions.sum():.4f} from past items")
-    names: dict[Any, str] = {} if titles is None else _read_titles(titles)
+    names: dict[Any, str] = {} if titles is None else read_titles(titles)
     table = Table("past item", "adds")
     for past, share in zip(reason.items[:count], reason.contributions[:count], strict=True):
         table.add_row(_name(str(past), names), f"{share:+.4f}")
     output.print(table)
 
 
-@cli.command("evaluate")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--split",
-    "kind",
-    type=click.Choice(["temporal", "random", "leave-last"]),
-    default="random",
-    show_default=True,
-)
-@click.option("--test-fraction", default=0.2, show_default=True)
-@data_options
-@model_options
-def evaluate_command(
-    data: Path,
-    kind: str,
-    test_fraction: float,
-    factors: int,
-    epochs: int,
-    threads: int | None,
-    seed: int,
-    **columns: Any,
-) -> None:
-    """Split DATA, fit ALS, and print ranking metrics and, where there are values, RMSE and MAE."""
-    interactions = Interactions.read(data, **columns)
-    if kind == "temporal":
-        split = splits.temporal(interactions, test_fraction=test_fraction)
-    elif kind == "leave-last":
-        split = splits.leave_last(interactions)
-    else:
-        split = splits.random(interactions, test_fraction=test_fraction, seed=seed)
-    output.print(f"{interactions!r}\n{kind} split: {len(split.train)} to train on, {len(split.test)} to test")
-    settings: dict[str, Any] = {
-        "factors": factors,
-        "epochs": epochs,
-        "threads": threads,
-        "seed": seed,
-    }
-    if columns["value"] is not None:
-        report = _fit_and_evaluate(ALS(feedback="explicit", **settings), split, RATING, "explicit ALS")
-        output.print("\nRatings, explicit ALS", report.table(), sep="\n", highlight=False)
-    report = _fit_and_evaluate(ALS(**settings), split, RANKING, "implicit ALS")
-    output.print("\nRanking, implicit ALS", report.table(), sep="\n", highlight=False)
+for command in (evaluate_command, compare_command, report_command, bench):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -350,10 +238,10 @@ def doctor() -> None:
     output.print(f"CUDA module: {config['cuda']}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a bad argument ends it with one line and exit status 1."""
     try:
-        cli()
+        cli(arguments)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         errors.print(f"[red]salience:[/red] {error}", highlight=False)
         sys.exit(1)

@@ -323,7 +323,7 @@ def test_rectools_differs_one_item_has_no_diversity(problem):
 
 
 def irspack_metrics(scores, relevant, k, *, capped=False, recommendable=()):
-    from irspack.evaluation._core import EvaluatorCore
+    from irspack.evaluation.evaluator import EvaluatorCore  # its compiled module has had several names
 
     core = EvaluatorCore(sp.csr_matrix(relevant, dtype=np.float64), list(recommendable))
     return core.get_metrics_f64(np.ascontiguousarray(scores), k, 0, 1, capped).as_dict()

@@ -318,6 +318,24 @@ class Report:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"path: {path} is damaged or no report of salience ({error})") from None
 
+    def to_html(self, path: str | Path, *, name: str = "model", model: Any = None, **options: Any) -> None:
+        """Write a document with figures, tables and example users; needs matplotlib and Jinja2.
+
+        Parameters
+        ----------
+        path : str or Path
+        name : str
+            What the model is called.
+        model : object, optional
+            The fitted model, for training loss, component attention and example users.
+        **options
+            ``train``, ``titles``, ``title`` and others of :func:`salience.evaluation.document.write_html`, which
+            also puts several models into one document.
+        """
+        from salience.evaluation.document import write_html
+
+        write_html(path, {name: self}, models={} if model is None else {name: model}, **options)
+
     def to_frame(self, backend: str | None = None) -> Any:
         """Return a frame of metric, value, standard_error and count.
 

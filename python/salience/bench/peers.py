@@ -1,0 +1,91 @@
+"""The libraries that are measured beside Salience: what they are called, whether they are here, their threads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+
+from salience.bench.environment import cores
+
+
+class UnsupportedError(Exception):
+    """A peer cannot be asked for this problem; the message says why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library to compare with.
+
+    Attributes
+    ----------
+    name : str
+        What it is called here and on the command line.
+    module : str
+        What is imported.
+    package : str
+        What is installed.
+    """
+
+    name: str
+    module: str
+    package: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether Python finds the module; it may still fail to import."""
+        return find_spec(self.module) is not None
+
+    @cached_property
+    def version(self) -> str:
+        """Name the version of the distribution that provides the module, and the distribution if it is another.
+
+        (RecTools brings a build of implicit under the module name of the original.)
+        """
+        providers = packages_distributions().get(self.module, [])
+        if not providers:
+            return "unknown"
+        named = [provider for provider in providers if provider.lower() == self.package]
+        return version(named[0]) if named else f"{providers[0]} {version(providers[0])}"
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("faiss", "faiss", "faiss-cpu"),
+        Peer("implicit", "implicit", "implicit"),
+        Peer("irspack", "irspack", "irspack"),
+        Peer("lenskit", "lenskit", "lenskit"),
+        Peer("numpy", "numpy", "numpy"),
+        Peer("ranx", "ranx", "ranx"),
+        Peer("rectools", "rectools", "rectools"),
+        Peer("surprise", "surprise", "scikit-surprise"),
+        Peer("torch", "torch", "torch"),
+        Peer("usearch", "usearch", "usearch"),
+    )
+}
+
+
+@contextlib.contextmanager
+def thread_limit(threads: int, *, blas_only: bool = False) -> Iterator[None]:
+    """Hold BLAS (and OpenMP) to ``threads`` where threadpoolctl is installed.
+
+    Raises
+    ------
+    ImportError
+        If it is not, and fewer threads than the cores were asked for: BLAS could not be held to them.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        if threads < cores():
+            raise ImportError(
+                f"threads: {threads}, but BLAS can only be limited with threadpoolctl: pip install threadpoolctl"
+            ) from None
+        yield
+        return
+    with threadpool_limits(threads, user_api="blas" if blas_only else None):
+        yield

@@ -1,0 +1,274 @@
+"""The HTML document, read as text and looked at in Chromium."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from browser import browse
+from salience import ALS, Popularity, datasets
+from salience.evaluation import Report, evaluate, evaluate_lists, splits
+from salience.evaluation.document import write_html
+from salience.evaluation.document.drawing import draw
+
+METRICS = [f"{base}@{k}" for base in ("recall", "ndcg", "map", "coverage", "novelty", "diversity") for k in (5, 10, 20)]
+FIGURES = ["by-cutoff", "by-history", "by-popularity", "accuracy-diversity", "attention-mixture", "training-loss"]
+
+
+class Mixture:
+    """A small hybrid: what the report needs of a model that mixes components."""
+
+    component_names = ("collaborative", "popularity")
+
+    def __init__(self, train):
+        self.als = ALS(8, regularization=5.0, epochs=4).fit(train)
+        self.history = np.diff(train.matrix.indptr)
+        self.user_map, self.item_map = self.als.user_map, self.als.item_map
+        self.loss_history_ = self.als.loss_history_
+        self.recommend, self.score, self.explain = self.als.recommend, self.als.score, self.als.explain
+
+    def attention(self, users):
+        share = self.history[self.user_map.rows(users, argument="users")] / self.history.max()
+        return np.column_stack([share, 1 - share])
+
+
+@pytest.fixture(scope="module")
+def made():
+    catalogue = datasets.synthetic(200, 120)
+    split = splits.random(catalogue.interactions)
+    models = {"Mixture": Mixture(split.train), "Popularity": Popularity().fit(split.train)}
+    reports = {
+        name: evaluate(model, split.train, split.test, metrics=METRICS, item_features=catalogue.item_features)
+        for name, model in models.items()
+    }
+    titles = dict(catalogue.titles)
+    titles[next(iter(titles))] = '<b>Bold & "quoted"</b>'
+    return split, models, reports, titles
+
+
+@pytest.fixture(scope="module")
+def document(made, tmp_path_factory):
+    split, models, reports, titles = made
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_html(path, reports, models=models, train=split.train, titles=titles, title="A <title>", notes=["How & why."])
+    return path
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def page(document, tmp_path_factory):
+    with browse(tmp_path_factory.mktemp("profile")) as tab:
+        tab.open(document)
+        yield tab
+
+
+def test_the_browser_notices_what_this_test_is_about(page, tmp_path, document):
+    bad = tmp_path / "bad.html"
+    bad.write_text('<img src="http://127.0.0.1:9/x.png"><script>console.error("boo"); missing()</script>')
+    page.open(bad)
+    page.evaluate("new Promise(done => setTimeout(done, 300))")
+    complaints = " ".join(page.complaints())
+    assert "boo" in complaints
+    assert "missing is not defined" in complaints
+    assert page.requests() == ["http://127.0.0.1:9/x.png"]
+    page.open(document)
+
+
+def test_no_complaints_and_no_requests(page, document):
+    page.open(document)
+    for scheme in ("light", "dark"):
+        page.colours(scheme)
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    assert page.complaints() == []
+    assert page.requests() == []
+
+
+def test_every_plot_is_present_and_painted(page):
+    sizes = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('section.figure')].map(s => {"
+        "const box = s.querySelector('svg').getBoundingClientRect();"
+        "return [s.id, [box.width, box.height, s.querySelectorAll('svg path, svg use, svg text').length]]}))"
+    )
+    assert list(sizes) == FIGURES
+    for name, (width, height, shapes) in sizes.items():
+        assert width > 300, name
+        assert height > 100, name
+        assert shapes > 20, name
+    assert page.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size") == page.evaluate(
+        "document.querySelectorAll('[id]').length"
+    )
+    dangling = page.evaluate(
+        "[...document.querySelectorAll('use')].filter(u => !document.querySelector(u.getAttribute('xlink:href'))).length"
+    )
+    assert dangling == 0
+
+
+LUMINANCE = """
+(selector, property) => [...document.querySelectorAll(selector)].map(e => {
+  const [r, g, b] = getComputedStyle(e)[property].match(/[\\d.]+/g).map(v => {
+    v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4});
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b})
+"""
+
+
+@pytest.mark.parametrize(("scheme", "media"), [("light", "screen"), ("dark", "screen"), ("dark", "print")])
+def test_text_and_lines_stand_out(page, scheme, media):
+    """Contrast by WCAG 2: 4.5 for text, 3 for what lines and points show."""
+    page.colours(scheme, media)
+    paper = page.evaluate(f"({LUMINANCE})('html', 'backgroundColor')[0]")
+    assert (paper < 0.05) == (scheme == "dark" and media == "screen")
+
+    def contrast(selector, name):
+        values = page.evaluate(f"({LUMINANCE})({selector!r}, {name!r})")
+        assert values, selector
+        return min((max(paper, v) + 0.05) / (min(paper, v) + 0.05) for v in values)
+
+    for selector in ("body", "h2", ".quiet", "figcaption", "thead th"):
+        assert contrast(selector, "color") >= 4.5, selector
+    assert contrast("section.figure svg text", "fill") >= 4.5
+    assert contrast(".key", "backgroundColor") >= 3
+    page.colours("light")
+
+
+def test_nothing_is_cut_off(page):
+    page.colours("light")
+    for width in (1200, 400):
+        page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_it_prints(page):
+    printed = page.pdf()
+    assert printed.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 15
+
+
+# As text
+
+
+class Texts(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.texts, self.links = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href", "data", "action")]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def read(path):
+    parser = Texts()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return parser
+
+
+def test_it_is_self_contained(document):
+    found = read(document)
+    assert not {"script", "iframe", "object", "embed", "img"} & set(found.tags)
+    assert all(link.startswith(("#", "data:,")) for link in found.links)
+    assert "@import" not in document.read_text()
+    assert re.findall(r"url\((?!#)", document.read_text()) == []
+
+
+def test_it_says_what_was_measured(document, made):
+    _, _, reports, titles = made
+    text = " ".join(" ".join(read(document).texts).split())
+    for name, report in reports.items():
+        assert name in text
+        assert f"{report.values['ndcg@20']:.4f}" in text
+    assert "A <title>" in text
+    assert "How & why." in text
+    assert "paired randomization tests" in text
+    assert "because of" in text
+    assert "nothing found" in text or "with a hit" in text
+    assert "binary gains, log2 discount" in text
+    assert next(iter(titles.values())) in text or "<b>" not in text
+    assert "<b>Bold" not in document.read_text()
+
+
+def test_hits_are_those_of_the_test_part(made, tmp_path):
+    split, models, reports, _ = made
+    user = split.test.users[int(np.argmax(np.diff(split.test.matrix.indptr)))]
+    model = models["Popularity"]
+    path = tmp_path / "one.html"
+    write_html(path, {"Popularity": reports["Popularity"]}, models={"Popularity": model}, users=[user], k=20)
+    row = int(split.test.user_map.rows([user])[0])
+    tested = set(split.test.items[split.test.matrix[row].indices].tolist())
+    hits = tested & set(model.recommend([user], 20).ids[0].tolist())
+    assert path.read_text().count(">chosen<") == len(hits)
+    assert f"{len(hits)} of {len(tested)} found" in path.read_text()
+
+
+def test_a_report_alone_draws_what_it_can(tmp_path):
+    report = evaluate_lists({1: [1, 2], 2: [2, 3]}, {1: {1: 1}, 2: {9: 1}}, metrics=["ndcg@2"])
+    report.to_html(tmp_path / "small.html", name="tiny", title="Tiny")
+    found = read(tmp_path / "small.html")
+    assert "svg" not in found.tags
+    assert "tiny" in found.texts
+
+
+def test_saved_reports_make_the_same_figures(made, tmp_path):
+    _, _, reports, _ = made
+    loaded = {}
+    for name, report in reports.items():
+        report.save(tmp_path / f"{name}.json")
+        loaded[name] = Report.load(tmp_path / f"{name}.json")
+    for name, source in (("a", reports), ("b", loaded)):
+        write_html(tmp_path / f"{name}.html", source)
+    assert (tmp_path / "a.html").read_text() == (tmp_path / "b.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"reports": {}}, TypeError, "reports: .*; expected a mapping of names to Reports"),
+        ({"reports": {"a": 3}}, TypeError, "reports: .* under 'a'"),
+        ({"models": {"other": 1}}, ValueError, "models: 'other'; expected names of reports: Mixture, Popularity"),
+        ({"metric": "ndcg@7"}, ValueError, "metric: 'ndcg@7'; expected one that 'Mixture' has"),
+        ({"level": 1.5}, ValueError, "level"),
+    ],
+)
+def test_bad_input_leaves_no_file(made, tmp_path, arguments, error, words):
+    options = {"reports": made[2], **arguments}
+    with pytest.raises(error, match=words):
+        write_html(tmp_path / "bad.html", options.pop("reports"), **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_on_other_users_are_not_put_together(made, tmp_path):
+    split, models, reports, _ = made
+    fewer = split.test.select(split.test.rows < 50)
+    other = evaluate(models["Popularity"], split.train, fewer, metrics=METRICS[:3])
+    with pytest.raises(ValueError, match="'fewer' is about other users than 'all'"):
+        write_html(tmp_path / "bad.html", {"all": reports["Popularity"], "fewer": other})
+
+
+@pytest.mark.parametrize("weights", [np.ones(3), np.ones((2, 2)), "nan"])
+def test_wrong_attention_is_an_error(made, tmp_path, weights):
+    reports = made[2]
+
+    class Wrong:
+        def attention(self, users):
+            return np.full((len(users), 2), np.nan) if isinstance(weights, str) else weights
+
+    with pytest.raises(ValueError, match="models: attention of 'Mixture' has shape"):
+        write_html(tmp_path / "bad.html", {"Mixture": reports["Mixture"]}, models={"Mixture": Wrong()})
+
+
+def test_figures_do_not_share_identifiers():
+    first, second = (draw(name, (3, 2), lambda f: f.subplots().plot([1, 2])) for name in ("one", "two"))
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, second)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    assert not re.findall(r"#[12]0000\d", first + second)
+    assert first == draw("one", (3, 2), lambda f: f.subplots().plot([1, 2]))
