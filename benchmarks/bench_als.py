@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from salience.bench.als import objective
 
 import salience
 from contest import RESULTS, machine, markdown
 from salience import Interactions
 from salience._als import Factorization
+from salience.bench.als import objective
 from salience.datasets import load_gowalla
 
 WEIGHT = 0.02  # of unobserved pairs

@@ -363,13 +363,18 @@ class ChunkMetrics {
   std::vector<Sums> sums_;  // cut-off by cut-off, one per row
 };
 
-// How many discounts the metrics can ask for: no more than the largest cut-off and, but for what fills up to
-// the cut-off itself, no more than there are items.
+// How many discounts the metrics can ask for: up to the largest cut-off or row, but for what fills up to the
+// cut-off itself no more than there are items.
 int64_t longest_discount(const RankMetricsArguments& arguments) {
-  int64_t longest = arguments.held_out.columns;
-  for (int64_t m = 0; m < arguments.out.rows; ++m)
-    if (arguments.metrics[m].formula == RankFormula::ndcg_cutoff)
-      longest = std::max(longest, arguments.metrics[m].cutoff);
+  const Csr& held_out = arguments.held_out;
+  int64_t longest = 0;
+  for (int64_t m = 0; m < arguments.out.rows; ++m) {
+    const RankMetric& metric = arguments.metrics[m];
+    const bool filled = metric.formula == RankFormula::ndcg_cutoff;
+    longest = std::max(longest, filled ? metric.cutoff : std::min(metric.cutoff, held_out.columns));
+  }
+  for (int64_t row = 0; row < held_out.rows; ++row)
+    longest = std::max(longest, held_out.indptr[row + 1] - held_out.indptr[row]);
   return longest;
 }
 
