@@ -110,6 +110,7 @@ inline const uint8_t* mask(const std::optional<Mask>& allowed, int64_t items) {
   return reinterpret_cast<const uint8_t*>(allowed->data());
 }
 
+void bind_als(py::module_& module);         // als.cpp
 void bind_evaluation(py::module_& module);  // evaluation.cpp
 void bind_index(py::module_& module);       // index.cpp
 

@@ -64,76 +64,18 @@ py::tuple select(const py::array_t<T, 0>& scores, int64_t k, int threads) {
   return py::make_tuple(ids, best);
 }
 
-// A factor matrix that is written in place; its rows are padded.
-Matrix<float> in_place(const char* name, Floats& array) {
-  if (!array.writeable())
-    throw py::value_error(std::string(name) + ": a read-only array; expected a writeable one");
-  const auto view = matrix<float>(name, array);
-  return {const_cast<float*>(view.data), view.rows, view.columns, view.row_stride};
-}
-
-AlsObservations observations(const py::array_t<int64_t, py::array::c_style>& indptr,
-                             const py::array_t<int32_t, py::array::c_style>& indices,
-                             const py::array_t<float, py::array::c_style>& values, const Floats& design,
-                             bool is_explicit, float alpha, float offset) {
-  if (indptr.size() < 1 || values.size() != indices.size())
-    throw py::value_error("observations: " + std::to_string(indices.size()) + " column indices and " +
-                          std::to_string(values.size()) + " values; expected as many of both");
-  const auto factors = matrix("design", design);
-  return {{indptr.data(), indices.data(), values.data(), indptr.size() - 1, factors.rows, indices.size()},
-          factors,
-          is_explicit ? Feedback::explicit_feedback : Feedback::implicit_feedback,
-          alpha,
-          offset};
-}
-
-py::array_t<double> gramian(const Floats& factors, int threads) {
-  const auto view = matrix("factors", factors);
-  py::array_t<double> out({view.columns, view.columns});
-  const GramianArguments arguments{view, writable(out)};
-  run(threads, [&](const Context& context) { return cpu::gramian(arguments, context); });
-  return out;
-}
-
-void rotate(Floats factors, const Floats& rotation, int threads) {
-  const RotateArguments arguments{in_place("factors", factors), matrix("rotation", rotation)};
-  run(threads, [&](const Context& context) { return cpu::rotate(arguments, context); });
-}
-
-py::tuple half_step(const py::array_t<int64_t, py::array::c_style>& indptr,
-                    const py::array_t<int32_t, py::array::c_style>& indices,
-                    const py::array_t<float, py::array::c_style>& values, const Floats& design,
-                    bool is_explicit, float alpha, float offset,
-                    const py::array_t<float, py::array::c_style>& diagonal,
-                    const py::array_t<float, py::array::c_style>& ridge, Floats solution, int64_t steps,
-                    float tolerance, int threads) {
-  HalfStepReport report;
-  const AlsObservations data = observations(indptr, indices, values, design, is_explicit, alpha, offset);
-  if (diagonal.size() != data.design.row_stride || ridge.size() != data.observations.rows)
-    throw py::value_error("ridge: " + std::to_string(ridge.size()) + " values and a diagonal of " +
-                          std::to_string(diagonal.size()) +
-                          "; expected one for each row and each padded factor");
-  const HalfStepArguments arguments{data,  diagonal.data(), ridge.data(), in_place("solution", solution),
-                                    steps, tolerance,       &report};
-  run(threads, [&](const Context& context) { return cpu::half_step(arguments, context); });
-  return py::make_tuple(report.worst_residual, report.mean_residual, report.conjugate_steps);
-}
-
-py::array_t<double> row_loss(const py::array_t<int64_t, py::array::c_style>& indptr,
-                             const py::array_t<int32_t, py::array::c_style>& indices,
-                             const py::array_t<float, py::array::c_style>& values, const Floats& design,
-                             bool is_explicit, float alpha, float offset, const Floats& solution,
-                             int threads) {
-  const AlsObservations data = observations(indptr, indices, values, design, is_explicit, alpha, offset);
-  py::array_t<double> out(data.observations.rows);
-  const RowLossArguments arguments{data, matrix("solution", solution), out.mutable_data()};
-  run(threads, [&](const Context& context) { return cpu::row_loss(arguments, context); });
-  return out;
-}
-
-py::array_t<float> normal(uint64_t seed, uint32_t stream, int64_t rows, int64_t columns) {
+py::array_t<float> normal(uint64_t seed, uint32_t stream, int64_t rows, int64_t columns, int threads) {
+  constexpr int64_t kUnit = 1 << 16;  // even, as random_normal wants
   py::array_t<float> out({rows, columns});
-  random_normal(seed, stream, 0, rows * columns, out.mutable_data());
+  float* const data = out.mutable_data();
+  const int64_t count = rows * columns, units = (count + kUnit - 1) / kUnit;
+  run(threads, [&](const Context& context) {
+    const int workers = worker_count(context, units, 50.0 * static_cast<double>(count));
+    return parallel_for(context, workers, units, [&](int64_t unit, Worker&) {
+      const int64_t first = unit * kUnit;
+      random_normal(seed, stream, static_cast<uint64_t>(first), std::min(kUnit, count - first), data + first);
+    });
+  });
   return out;
 }
 
@@ -175,6 +117,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("config", config);
   bind_evaluation(module);
   bind_index(module);
+  bind_als(module);
   module.def("use_instruction_set", cpu::use_instruction_set, py::arg("name"));
   module.def("machine_limits", machine_limits, py::arg("threads"));
   module.def("similarity", similarity, py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("metric"),
@@ -186,16 +129,6 @@ PYBIND11_MODULE(_core, module) {
              py::arg("metric"), py::arg("path"));
   module.def("select", select<float>, py::arg("scores").noconvert(), py::arg("k"), py::arg("threads"));
   module.def("select", select<double>, py::arg("scores").noconvert(), py::arg("k"), py::arg("threads"));
-  module.def("gramian", gramian, py::arg("factors").noconvert(), py::arg("threads"));
-  module.def("rotate", rotate, py::arg("factors").noconvert(), py::arg("rotation").noconvert(),
-             py::arg("threads"));
-  module.def("half_step", half_step, py::arg("indptr"), py::arg("indices"), py::arg("values"),
-             py::arg("design").noconvert(), py::arg("is_explicit"), py::arg("alpha"), py::arg("offset"),
-             py::arg("diagonal"), py::arg("ridge"), py::arg("solution").noconvert(), py::arg("steps"),
-             py::arg("tolerance"), py::arg("threads"));
-  module.def("row_loss", row_loss, py::arg("indptr"), py::arg("indices"), py::arg("values"),
-             py::arg("design").noconvert(), py::arg("is_explicit"), py::arg("alpha"), py::arg("offset"),
-             py::arg("solution").noconvert(), py::arg("threads"));
   module.def("random_normal", normal, py::arg("seed"), py::arg("stream"), py::arg("rows"),
-             py::arg("columns"));
+             py::arg("columns"), py::arg("threads") = 0);
 }

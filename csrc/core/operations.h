@@ -95,50 +95,66 @@ struct RotateArguments {
 
 enum class Feedback { implicit_feedback, explicit_feedback };
 
-// What one half of an ALS epoch knows about the observations. For observed entry (u, j):
-//   implicit: weight w = alpha * value, target t = 1;
-//   explicit: weight w = 1, target t = value - offset - design(j, f), where column f of `design`
-//             holds the other side's bias and counts as 1 in the system: the row's own bias is
-//             solved jointly, as component f of its solution.
-//   observations: (m, n) CSR with values; design: (n, f) factors, or (n, f + 1) where explicit.
+// What one half of an ALS epoch knows about the observations. For observed entry (u, j) of value v:
+//   implicit: weight w = alpha * |v|, target t = 1 where v > 0, else 0 (a dislike);
+//   explicit: weight w = 1, target t = v - shift[j].
+//   observations: (m, n) CSR with values; design: (n, f), what the targets are linear in. An explicit
+//   design has a last column of ones: the row's bias is solved jointly, as the last factor.
 struct AlsObservations {
   Csr observations;
   Matrix<const float> design;
   Feedback feedback = Feedback::implicit_feedback;
   float alpha = 1.0f;
-  float offset = 0.0f;
+  const float* shift = nullptr;  // null, or one for each row of `design` (explicit)
+};
+
+enum class Solver {
+  automatic,           // short rows exactly, the others by conjugate gradients; rows where those fail exactly
+  conjugate_gradient,  // preconditioned with the diagonal, started from the given solution
+  cholesky,            // exactly, in float64: n x n (Woodbury) for a row of n < f observations, else f x f
+  subspace,            // exactly in blocks of factors, one after another (iALS++); short rows exactly
+  nonnegative,         // coordinate descent in float64 on the whole system; all but an explicit bias >= 0
 };
 
 struct HalfStepReport {
-  double worst_residual = 0.0;  // the largest relative residual |b - A x| / |b| of any row
-  double mean_residual = 0.0;   // over the rows that have observations
+  double worst_residual = 0.0;  // the largest relative residual |b - A x| / |b| of conjugate gradients
+  double mean_residual = 0.0;   // over the rows that they solved
   int64_t conjugate_steps = 0;  // taken by all rows together
+  double data_loss = 0.0;   // where wanted: sum_u sum_j w (t - x.y)^2 + x^T diag(diagonal) x of the answer
+  double ridge_loss = 0.0;  // sum_u ridge_u |x - prior|^2 of the answer
 };
 
-// Solves, for every row u, (diag(diagonal) + ridge_u I + sum_j w_j y_j y_j^T) x_u = sum_j w_j t_j y_j
-// by conjugate gradients with the diagonal of the matrix as preconditioner. In the eigenbasis of the
-// design's Gramian the dense part of the matrix is the diagonal, so a step costs 4 n_u f operations.
-//   diagonal: design.row_stride values (alpha0 * eigenvalues; zero where explicit), ridge: m values;
-//   solution: (m, design.columns), padded; the start on entry, the answer on return. Rows without
-//   observations become zero.
-//   steps: the most a row may take; tolerance: relative residual at which a row is done.
-//   One thread solves a row, so the bits do not depend on the number of threads.
-//   Errors: `diverged`, naming the first row whose answer is not finite or is worse than its start.
+// Solves, for every row u with observations,
+//   (diag(diagonal) + ridge_u I + sum_j w_j y_j y_j^T) x_u = sum_j w_j t_j y_j + ridge_u prior_u.
+// In the eigenbasis of the design's Gramian the dense part of the matrix is the diagonal, so a
+// conjugate gradient step costs 4 n_u f operations. Rows without observations become the prior, or 0.
+//   diagonal: design.row_stride values (alpha0 * eigenvalues; zero where explicit); ridge: m values;
+//   prior: null, or (m, f), padded like the solution;
+//   dense: only for `nonnegative`, which works in any basis: the dense part, (f, f), in place of `diagonal`;
+//   solution: (m, f), padded; the start on entry, the answer on return;
+//   steps, tolerance: conjugate gradients stop after `steps` or at that relative residual;
+//   block: factors solved at once by `subspace`;
+//   relaxation: the answer is start + relaxation * (solved - start). Every solver here minimizes the row's
+//     objective over a space that holds the start, so that for 0 < relaxation < 2 the objective falls:
+//     by all but (1 - relaxation)^2 of what the solved row would gain (successive over-relaxation).
+//   with_data_loss: fill the data loss of the report, at the cost of one more pass.
+//   One thread solves a row, and rows of over 2^16 observations are summed in fixed segments, so the bits do
+//   not depend on the number of threads.
+//   Errors: `diverged`, naming the first row that could not be solved, and why.
 struct HalfStepArguments {
   AlsObservations data;
   const float* diagonal = nullptr;
+  const double* dense = nullptr;
   const float* ridge = nullptr;
+  Matrix<const float> prior;
   Matrix<float> solution;
-  int64_t steps = 3;
+  Solver solver = Solver::automatic;
+  int64_t steps = 2;
   float tolerance = 0.0f;
+  int64_t block = 64;
+  float relaxation = 1.0f;
+  bool with_data_loss = false;
   HalfStepReport* report = nullptr;
-};
-
-// out[u] = sum_j w_j (t_j - x_u . y_j)^2 over the observations of row u, in float64.
-struct RowLossArguments {
-  AlsObservations data;
-  Matrix<const float> solution;
-  double* out = nullptr;
 };
 
 // Where held-out items stand. A rank counts from 1: one more than the candidates that come before the item
@@ -156,9 +172,8 @@ struct HeldOutRanks {
 };
 
 // Ranks by the canonical inner products of queries (m, d) and items (n, d), all finite.
-//   lists: no columns, or the best of each row as TopKArguments gives them; then ranks beyond its columns are
-//   0,
-//          better and equal must be null, and the cost is that of the top-k search.
+//   lists: no columns, or the best of each row as TopKArguments gives them. Then ranks beyond its columns are
+//   0, better and equal must be null, and the cost is that of the top-k search.
 //   Cost without lists: 2 m n d operations, in float32 but for the few items that these cannot tell from a
 //   held-out one, and a comparison of each score with each held-out one. Memory: a block of scores per
 //   thread.

@@ -177,10 +177,21 @@ Status validate(const HalfStepArguments& arguments) {
     return Status::invalid("tolerance: " + std::to_string(arguments.tolerance) +
                            "; expected a number that is not negative");
   }
-  return expect_observations(arguments.data, arguments.solution);
-}
-
-Status validate(const RowLossArguments& arguments) {
+  if (arguments.block < kFactorPadding || arguments.block % kFactorPadding != 0) {
+    return Status::invalid("block: " + std::to_string(arguments.block) + "; expected a multiple of " +
+                           std::to_string(kFactorPadding));
+  }
+  const bool free = arguments.solver != Solver::nonnegative;
+  if (!(arguments.relaxation > 0.0f && arguments.relaxation < 2.0f) ||
+      (!free && arguments.relaxation != 1.0f)) {
+    return Status::invalid("relaxation: " + std::to_string(arguments.relaxation) +
+                           (free ? "; expected a number between 0 and 2" : "; expected 1"));
+  }
+  if (arguments.prior.data != nullptr) {
+    SALIENCE_RETURN_IF_ERROR(expect_padded("prior", arguments.prior));
+    SALIENCE_RETURN_IF_ERROR(
+        expect_shape("prior", arguments.prior, arguments.solution.rows, arguments.solution.columns));
+  }
   return expect_observations(arguments.data, arguments.solution);
 }
 

@@ -16,7 +16,6 @@ Status validate(const SelectArguments<T>& arguments);
 Status validate(const GramianArguments& arguments);
 Status validate(const RotateArguments& arguments);
 Status validate(const HalfStepArguments& arguments);
-Status validate(const RowLossArguments& arguments);
 Status validate(const FactorRanksArguments& arguments);
 template <class T>
 Status validate(const ScoreRanksArguments<T>& arguments);

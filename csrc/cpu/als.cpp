@@ -12,23 +12,19 @@ namespace {
 
 constexpr int64_t kGramianChunk = 128;
 constexpr int64_t kGramianBytes = 64ll << 20;  // of all partial sums together
-constexpr int64_t kGatherBytes = 512ll << 10;  // half of a typical second-level cache
+constexpr int64_t kShortRows = 512;            // the longest row that is solved by its own n x n system
 constexpr double kUnitOperations = 4e6;        // about a millisecond: fine enough to balance
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-double operations_per_entry(const AlsObservations& data, int64_t passes) {
-  return 4.0 * static_cast<double>(data.design.row_stride) * static_cast<double>(passes);
-}
-
 // Row boundaries of work units of roughly equal cost.
-std::vector<int64_t> cut_rows(const AlsObservations& data, double per_entry) {
+std::vector<int64_t> cut_rows(const Csr& observations, double per_entry) {
   std::vector<int64_t> cuts{0};
   double cost = 0.0;
-  for (int64_t u = 0; u < data.observations.rows; ++u) {
-    const int64_t count = data.observations.indptr[u + 1] - data.observations.indptr[u];
+  for (int64_t u = 0; u < observations.rows; ++u) {
+    const int64_t count = observations.indptr[u + 1] - observations.indptr[u];
     cost += per_entry * static_cast<double>(count + 1);
-    if (cost >= kUnitOperations || u + 1 == data.observations.rows) {
+    if (cost >= kUnitOperations || u + 1 == observations.rows) {
       cuts.push_back(u + 1);
       cost = 0.0;
     }
@@ -36,24 +32,193 @@ std::vector<int64_t> cut_rows(const AlsObservations& data, double per_entry) {
   return cuts;
 }
 
+int64_t count_of(const HalfStepArguments& a, int64_t row) {
+  return a.data.observations.indptr[row + 1] - a.data.observations.indptr[row];
+}
+
+bool is_long(const HalfStepArguments& a, int64_t row) {
+  const bool iterates = a.solver == Solver::automatic || a.solver == Solver::conjugate_gradient;
+  return iterates && count_of(a, row) >= kLongRow;
+}
+
 // The memory behind one worker's AlsScratch.
 class ScratchMemory {
  public:
-  explicit ScratchMemory(int64_t stride)
-      : rows_(std::max<int64_t>(64, kGatherBytes / (stride * 4) / 4 * 4)),
-        stride_(stride),
-        memory_(static_cast<size_t>((kAlsVectors + rows_) * stride + 2 * rows_)) {}
+  ScratchMemory(const HalfStepArguments& a, int64_t longest) : stride_(a.data.design.row_stride) {
+    vectors_.resize(static_cast<size_t>((kAlsVectors + 1) * stride_), 0.0f);
+    if (a.solver == Solver::conjugate_gradient) return;
+    const bool iterates = a.solver == Solver::automatic;
+    const int64_t block = a.solver == Solver::subspace ? std::min(a.block, stride_) : iterates ? 0 : stride_;
+    rows_ = std::min(
+        {round_up(longest, 8), round_up(a.data.design.columns, 16), iterates ? int64_t{32} : kShortRows});
+    order_ = std::max(block, round_up(rows_, 16));
+    matrix_.resize(static_cast<size_t>(order_ * order_));
+    gathered_.resize(static_cast<size_t>(std::max(rows_ * stride_, kAlsChunk * block)));
+    doubles_.resize(static_cast<size_t>(kAlsDoubles * std::max(order_, stride_)));
+    if (!iterates) products_.resize(static_cast<size_t>(longest));
+  }
 
   AlsScratch view() {
-    float* const base = memory_.data();
-    return {base, base + kAlsVectors * stride_, base + (kAlsVectors + rows_) * stride_, rows_};
+    return {vectors_.data(), vectors_.data() + kAlsVectors * stride_,
+            matrix_.data(),  gathered_.data(),
+            doubles_.data(), products_.data(),
+            order_,          rows_};
   }
 
  private:
-  int64_t rows_;
   int64_t stride_;
-  std::vector<float> memory_;
+  int64_t order_ = 0;
+  int64_t rows_ = 0;
+  std::vector<float> vectors_;
+  std::vector<double> matrix_, gathered_, doubles_, products_;
 };
+
+void merge(const AlsRowsOutcome& part, AlsRowsOutcome& total) {
+  total.worst_residual = std::max(total.worst_residual, part.worst_residual);
+  total.sum_residual += part.sum_residual;
+  total.iterated_rows += part.iterated_rows;
+  total.steps += part.steps;
+  total.data_loss += part.data_loss;
+  total.ridge_loss += part.ridge_loss;
+}
+
+// The passes of AlsPasses over one long row, in segments that threads share and that are summed in order.
+class SegmentedRow {
+ public:
+  SegmentedRow(const HalfStepArguments& a, int64_t row, const float* zeros, const Context& context)
+      : data_(a.data),
+        zeros_(zeros),
+        context_(context),
+        begin_(a.data.observations.indptr[row]),
+        end_(a.data.observations.indptr[row + 1]),
+        stride_(a.data.design.row_stride) {}
+
+  AlsPasses passes() {
+    return {this,
+            [](void* self, const float* x, float* square, float* right, float* residual) {
+              static_cast<SegmentedRow*>(self)->prepare(x, square, right, residual);
+            },
+            [](void* self, const float* direction, float* image) {
+              static_cast<SegmentedRow*>(self)->apply(direction, image);
+            },
+            [](void* self, const float* x) { return static_cast<SegmentedRow*>(self)->loss(x); }};
+  }
+
+  const Status& status() const { return status_; }
+
+ private:
+  void prepare(const float* x, float* square, float* right, float* residual) {
+    over_segments(3, {square, right, residual}, [&](int64_t begin, int64_t end, float* out) {
+      kernels().als_prepare(data_, begin, end, zeros_, x, out, out + stride_, out + 2 * stride_);
+      return 0.0;
+    });
+  }
+
+  void apply(const float* direction, float* image) {
+    over_segments(1, {image}, [&](int64_t begin, int64_t end, float* out) {
+      kernels().als_apply(data_, begin, end, zeros_, direction, out);
+      return 0.0;
+    });
+  }
+
+  double loss(const float* x) {
+    return over_segments(0, {}, [&](int64_t begin, int64_t end, float*) {
+      return kernels().als_loss(data_, begin, end, zeros_, x);
+    });
+  }
+
+  // Adds each segment's vectors to `totals`, and returns the sum of what `segment` returns.
+  template <class Segment>
+  double over_segments(int64_t count, std::vector<float*> totals, Segment segment) {
+    const int64_t segments = (end_ - begin_ + kLongSegment - 1) / kLongSegment;
+    std::vector<float> sums(static_cast<size_t>(segments * count * stride_), 0.0f);
+    std::vector<double> values(static_cast<size_t>(segments), 0.0);
+    const double operations = 4.0 * static_cast<double>(end_ - begin_) * static_cast<double>(stride_);
+    Status status = parallel_for(
+        context_, worker_count(context_, segments, operations), segments, [&](int64_t n, Worker&) {
+          const int64_t first = begin_ + n * kLongSegment;
+          values[static_cast<size_t>(n)] =
+              segment(first, std::min(first + kLongSegment, end_), sums.data() + n * count * stride_);
+        });
+    if (!status.ok()) status_ = std::move(status);
+    double total = 0.0;
+    for (int64_t n = 0; n < segments; ++n) {
+      total += values[static_cast<size_t>(n)];
+      for (int64_t v = 0; v < count; ++v)
+        for (int64_t c = 0; c < stride_; ++c)
+          totals[static_cast<size_t>(v)][c] += sums[static_cast<size_t>((n * count + v) * stride_ + c)];
+    }
+    return total;
+  }
+
+  const AlsObservations& data_;
+  const float* zeros_;
+  const Context& context_;
+  int64_t begin_, end_, stride_;
+  Status status_;
+};
+
+std::string why(RowOutcome outcome) {
+  switch (outcome) {
+    case RowOutcome::singular:
+      return "its system has no unique solution; expected a regularization (or an unobserved_weight) above 0";
+    case RowOutcome::grew:
+      return "its residual grew; expected a system that regularization makes solvable";
+    default:
+      return "its solution is not finite; expected values whose weights and factors float32 can hold";
+  }
+}
+
+// Solves the rows of `rows` (their number, or every row) and says how each ended.
+Status solve_rows(const HalfStepArguments& a, const Context& context, std::vector<RowOutcome>& outcomes,
+                  AlsRowsOutcome& total) {
+  const Csr& observations = a.data.observations;
+  const double per_entry =
+      4.0 * static_cast<double>(a.data.design.row_stride) * static_cast<double>(a.steps + 2);
+  const std::vector<int64_t> cuts = cut_rows(observations, per_entry);
+  const int64_t units = static_cast<int64_t>(cuts.size()) - 1;
+  int64_t longest = 1;
+  for (int64_t u = 0; u < observations.rows; ++u) longest = std::max(longest, count_of(a, u));
+  const int workers = worker_count(context, units, per_entry * static_cast<double>(observations.entries));
+  std::vector<ScratchMemory> scratch;
+  for (int n = 0; n < workers; ++n) scratch.emplace_back(a, longest);
+
+  std::vector<AlsRowsOutcome> parts(static_cast<size_t>(units));
+  SALIENCE_RETURN_IF_ERROR(parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
+    const size_t n = static_cast<size_t>(unit);
+    const AlsScratch view = scratch[static_cast<size_t>(worker.index())].view();
+    int64_t begin = cuts[n];
+    for (int64_t u = begin; u <= cuts[n + 1] && !worker.should_stop(); ++u) {
+      if (u < cuts[n + 1] && !is_long(a, u)) continue;
+      kernels().als_solve(a, begin, u, view, parts[n], outcomes.data());
+      begin = u + 1;
+    }
+  }));
+  for (const AlsRowsOutcome& part : parts) merge(part, total);
+  for (int64_t u = 0; u < observations.rows; ++u) {
+    if (!is_long(a, u)) continue;
+    const AlsScratch view = scratch[0].view();
+    SegmentedRow row(a, u, view.zeros, context);
+    kernels().als_solve_long(a, u, row.passes(), view, total, outcomes.data());
+    if (!row.status().ok()) return row.status();
+  }
+  return {};
+}
+
+// Rows whose conjugate gradients failed, one by one, in float64.
+Status solve_again_exactly(const HalfStepArguments& a, const Context& context,
+                           std::vector<RowOutcome>& outcomes, AlsRowsOutcome& total) {
+  for (int64_t u = 0; u < a.solution.rows; ++u) {
+    if (outcomes[static_cast<size_t>(u)] == RowOutcome::sound) continue;
+    HalfStepArguments one = a;
+    one.solver = Solver::cholesky;
+    ScratchMemory scratch(one, count_of(a, u));
+    kernels().als_solve(one, u, u + 1, scratch.view(), total, outcomes.data());
+    if (outcomes[static_cast<size_t>(u)] != RowOutcome::sound) return {};
+    if (context.interrupted && context.interrupted()) return Status::interrupted();
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -110,51 +275,22 @@ Status rotate(const RotateArguments& arguments, const Context& context) {
 
 Status half_step(const HalfStepArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
-  const double per_entry = operations_per_entry(arguments.data, arguments.steps + 1);
-  const std::vector<int64_t> cuts = cut_rows(arguments.data, per_entry);
-  const int64_t units = static_cast<int64_t>(cuts.size()) - 1;
-  std::vector<AlsRowsOutcome> outcomes(static_cast<size_t>(units), AlsRowsOutcome{0.0, 0.0, 0, 0, -1});
-  const int workers =
-      worker_count(context, units, per_entry * static_cast<double>(arguments.data.observations.entries));
-  std::vector<ScratchMemory> scratch(static_cast<size_t>(workers),
-                                     ScratchMemory(arguments.data.design.row_stride));
-  Status status = parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
-    const size_t n = static_cast<size_t>(unit);
-    kernels().als_solve(arguments, cuts[n], cuts[n + 1], scratch[static_cast<size_t>(worker.index())].view(),
-                        outcomes[n]);
-  });
-  if (!status.ok()) return status;
-
-  HalfStepReport report;
-  int64_t solved = 0;
-  for (const AlsRowsOutcome& outcome : outcomes) {
-    if (outcome.first_bad_row >= 0)
-      return Status::diverged("row " + std::to_string(outcome.first_bad_row) +
-                              ": the solution is not finite or its residual grew; expected a system that "
-                              "regularization makes solvable");
-    report.worst_residual = std::max(report.worst_residual, outcome.worst_residual);
-    report.mean_residual += outcome.sum_residual;
-    report.conjugate_steps += outcome.steps;
-    solved += outcome.solved_rows;
+  std::vector<RowOutcome> outcomes(static_cast<size_t>(arguments.solution.rows), RowOutcome::sound);
+  AlsRowsOutcome total;
+  SALIENCE_RETURN_IF_ERROR(solve_rows(arguments, context, outcomes, total));
+  if (arguments.solver == Solver::automatic) {
+    SALIENCE_RETURN_IF_ERROR(solve_again_exactly(arguments, context, outcomes, total));
   }
-  if (solved > 0) report.mean_residual /= static_cast<double>(solved);
-  if (arguments.report != nullptr) *arguments.report = report;
+  for (size_t u = 0; u < outcomes.size(); ++u) {
+    if (outcomes[u] != RowOutcome::sound)
+      return Status::diverged("row " + std::to_string(u) + ": " + why(outcomes[u]));
+  }
+  if (arguments.report != nullptr) {
+    *arguments.report = {total.worst_residual, total.sum_residual, total.steps, total.data_loss,
+                         total.ridge_loss};
+    if (total.iterated_rows > 0) arguments.report->mean_residual /= static_cast<double>(total.iterated_rows);
+  }
   return {};
-}
-
-Status row_loss(const RowLossArguments& arguments, const Context& context) {
-  SALIENCE_RETURN_IF_ERROR(validate(arguments));
-  const double per_entry = operations_per_entry(arguments.data, 1);
-  const std::vector<int64_t> cuts = cut_rows(arguments.data, per_entry);
-  const int64_t units = static_cast<int64_t>(cuts.size()) - 1;
-  const int workers =
-      worker_count(context, units, per_entry * static_cast<double>(arguments.data.observations.entries));
-  std::vector<ScratchMemory> scratch(static_cast<size_t>(workers),
-                                     ScratchMemory(arguments.data.design.row_stride));
-  return parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
-    const size_t n = static_cast<size_t>(unit);
-    kernels().als_loss(arguments, cuts[n], cuts[n + 1], scratch[static_cast<size_t>(worker.index())].view());
-  });
 }
 
 }  // namespace salience::cpu

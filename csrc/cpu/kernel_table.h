@@ -75,22 +75,42 @@ struct CanonicalArguments {
   int64_t out_stride;
 };
 
-// Per-thread memory of the ALS row solver; the driver allocates it, see als_scratch_floats.
+// Per-thread memory of the ALS row solvers. What a solver does not need may be null.
 struct AlsScratch {
   float* vectors;         // kAlsVectors rows of `row_stride`
-  float* gathered;        // gathered_rows rows of `row_stride`
-  float* coefficients;    // 2 * gathered_rows: weights, then targets
-  int64_t gathered_rows;  // a multiple of 4
+  const float* zeros;     // a row of zeros
+  double* matrix;         // order x order
+  double* gathered;       // gathered_rows x max(row_stride, block rounded up to 16)
+  double* doubles;        // kAlsDoubles rows of max(order, row_stride)
+  double* products;       // one for each observation of the longest row
+  int64_t order;          // a multiple of 16
+  int64_t gathered_rows;  // at most `order`
 };
 
-inline constexpr int64_t kAlsVectors = 5;
+inline constexpr int64_t kAlsVectors = 6;
+inline constexpr int64_t kAlsDoubles = 5;
+inline constexpr int64_t kAlsChunk = 64;      // rows of a rank-k update of a system
+inline constexpr int64_t kLongRow = 1 << 16;  // observations from which a row is summed in segments
+inline constexpr int64_t kLongSegment = 1 << 13;
+
+enum class RowOutcome : uint8_t { sound, not_finite, grew, singular };
 
 struct AlsRowsOutcome {
-  double worst_residual;
-  double sum_residual;
-  int64_t solved_rows;
-  int64_t steps;
-  int64_t first_bad_row;  // -1 where every row is finite and no worse than its start
+  double worst_residual = 0.0;
+  double sum_residual = 0.0;
+  int64_t iterated_rows = 0;
+  int64_t steps = 0;
+  double data_loss = 0.0;
+  double ridge_loss = 0.0;
+};
+
+// The passes over a long row, which the driver cuts into segments and deals to threads.
+struct AlsPasses {
+  void* self;
+  // Adds over the row: w y y to `square`, w t y to `right`, w (t - x.y) y to `residual`.
+  void (*prepare)(void* self, const float* x, float* square, float* right, float* residual);
+  void (*apply)(void* self, const float* direction, float* image);  // adds w (y . direction) y
+  double (*loss)(void* self, const float* x);                       // sum of w (t - x.y)^2
 };
 
 struct KernelTable {
@@ -140,10 +160,19 @@ struct KernelTable {
   void (*rotate)(const float* rows, int64_t row_stride, int64_t count, int64_t factors, const float* rotation,
                  float* out, int64_t out_stride);
 
-  // Solves rows begin .. end of a half-step.
+  // Rows begin .. end of a half-step; outcomes holds one for every row of the half-step.
   void (*als_solve)(const HalfStepArguments& arguments, int64_t begin, int64_t end, const AlsScratch& scratch,
-                    AlsRowsOutcome& outcome);
-  void (*als_loss)(const RowLossArguments& arguments, int64_t begin, int64_t end, const AlsScratch& scratch);
+                    AlsRowsOutcome& outcome, RowOutcome* outcomes);
+  // One row by conjugate gradients whose passes the driver makes, from the segments below.
+  void (*als_solve_long)(const HalfStepArguments& arguments, int64_t row, const AlsPasses& passes,
+                         const AlsScratch& scratch, AlsRowsOutcome& outcome, RowOutcome* outcomes);
+  // As the passes of AlsPasses, over entries begin .. end of the observations.
+  void (*als_prepare)(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
+                      const float* x, float* square, float* right, float* residual);
+  void (*als_apply)(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
+                    const float* direction, float* image);
+  double (*als_loss)(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
+                     const float* x);
 };
 
 }  // namespace salience::cpu

@@ -14,7 +14,6 @@ Status select(const SelectArguments<T>& arguments, const Context& context);
 Status gramian(const GramianArguments& arguments, const Context& context);
 Status rotate(const RotateArguments& arguments, const Context& context);
 Status half_step(const HalfStepArguments& arguments, const Context& context);
-Status row_loss(const RowLossArguments& arguments, const Context& context);
 Status factor_ranks(const FactorRanksArguments& arguments, const Context& context);
 template <class T>
 Status score_ranks(const ScoreRanksArguments<T>& arguments, const Context& context);

@@ -71,28 +71,24 @@ def half_step(
     indices: _Int32,
     values: _Float32,
     design: _Float32,
-    is_explicit: bool,
-    alpha: float,
-    offset: float,
+    solution: _Float32,
     diagonal: _Float32,
     ridge: _Float32,
-    solution: _Float32,
-    steps: int,
-    tolerance: float,
-    threads: int,
-) -> tuple[float, float, int]: ...
-def row_loss(
-    indptr: _Int64,
-    indices: _Int32,
-    values: _Float32,
-    design: _Float32,
-    is_explicit: bool,
-    alpha: float,
-    offset: float,
-    solution: _Float32,
-    threads: int,
-) -> npt.NDArray[np.float64]: ...
-def random_normal(seed: int, stream: int, rows: int, columns: int) -> _Float32: ...
+    *,
+    is_explicit: bool = False,
+    alpha: float = 1.0,
+    shift: _Float32 | None = None,
+    prior: _Float32 | None = None,
+    dense: npt.NDArray[np.float64] | None = None,
+    solver: str = "auto",
+    steps: int = 2,
+    tolerance: float = 0.0,
+    block: int = 64,
+    relaxation: float = 1.0,
+    with_data_loss: bool = False,
+    threads: int = 0,
+) -> dict[str, float]: ...
+def random_normal(seed: int, stream: int, rows: int, columns: int, threads: int = 0) -> _Float32: ...
 
 rank_formulas: dict[str, int]
 _Pattern = tuple[_Int64, _Int32]

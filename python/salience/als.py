@@ -3,84 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from salience import _arrays, _core, _storage
-from salience.interactions import as_interactions, make_frame
-from salience.models import Float32, VectorModel
+from salience._als import (
+    Factorization,
+    FeaturePrior,
+    Float32,
+    Objective,
+    Observations,
+    Side,
+    as_features,
+    copy_padded,
+    eigenbasis,
+    padded,
+    solve_rows,
+)
+from salience._explain import Explanation, contributions
+from salience._training import Checkpoint, Run, make_judge, progress_line
+from salience.interactions import Interactions, as_interactions
+from salience.models import VectorModel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Float64 = npt.NDArray[np.float64]
-
-_PADDING = 16
 _INITIAL_SCALE = 0.1
-# The last user half-step and fold_in solve to this relative residual: fp32 carries no more.
-_TIGHT = {"steps": 200, "tolerance": 1e-5}
-
-
-def _copy_padded(matrix: Float32) -> Float32:
-    """Copy a matrix with the padding of its rows, which the kernels rely on."""
-    copy = np.zeros((len(matrix), matrix.strides[0] // matrix.itemsize), np.float32)[:, : matrix.shape[1]]
-    copy[:] = matrix
-    return copy
-
-
-class _Rows(NamedTuple):
-    """Observations as the kernels read them: one row a user (or an item)."""
-
-    indptr: npt.NDArray[np.int64]
-    indices: npt.NDArray[np.int32]
-    values: Float32
-
-    @classmethod
-    def of(cls, csr: Any) -> _Rows:
-        indptr, indices = _arrays.csr_pattern(csr, argument="interactions")
-        return cls(indptr, indices, np.ascontiguousarray(csr.data, np.float32))
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why a user got an item: the score as a sum over the user's own past items.
-
-    Attributes
-    ----------
-    score : float
-        ``base`` plus the sum of ``contributions``; what ``score`` returns, up to rounding.
-    base : float
-        What does not depend on the user's items (explicit: mean and item bias; implicit: 0).
-    items : array, shape (n,)
-        Ids of the user's past items, the largest contribution first.
-    contributions : array of float64, shape (n,)
-    """
-
-    user: Any
-    item: Any
-    score: float
-    base: float
-    items: npt.NDArray[Any]
-    contributions: Float64
-
-    def to_frame(self, backend: str | None = None) -> Any:
-        """Return a frame with columns item and contribution."""
-        return make_frame({"item": self.items, "contribution": self.contributions}, backend)
+_DEFAULTS = {  # by feedback; chosen by benchmarks/quality/als_defaults.py on validation data
+    "implicit": {"unobserved_weight": 0.1, "regularization": 3.0, "regularization_exponent": 0.0, "epochs": 10},
+    "explicit": {"unobserved_weight": 0.0, "regularization": 1.0, "regularization_exponent": 0.5, "epochs": 10},
+}
 
 
 class ALS(VectorModel):
     """Matrix factorization by alternating least squares in the Gramian's eigenbasis.
 
-    With S the observed pairs, minimizes
-    sum_S c (p - x.y)^2 + unobserved_weight * sum_all (x.y)^2 + sum_u l_u |x_u|^2 + sum_i l_i |y_i|^2.
-    Implicit: c = alpha * value, p = 1. Explicit: c = 1, p = value - mean - biases (solved jointly
-    with the factors) and unobserved_weight = 0. The ridge is
+    With S the observed pairs, x users, y items, minimizes
+
+        sum_S c (p - x.y)^2 + unobserved_weight * sum_all (x.y)^2 + sum_u l_u |x_u|^2 + sum_i l_i |y_i|^2.
+
+    Implicit: c = alpha * |value|, p = 1, or 0 where the value is negative (a dislike); "all" are the pairs of users and
+    items with observations. Explicit: c = 1, p = value - mean - biases (solved jointly with the factors) and
+    unobserved_weight = 0. The ridge is
     l_u = regularization * (|S_u| + unobserved_weight * items) ** regularization_exponent, explicit
-    regularization * max(|S_u|, 1) ** regularization_exponent, and the same for items.
+    regularization * max(|S_u|, 1) ** regularization_exponent, and the same for items. With features the ridge
+    pulls to W f_i in place of 0, and feature_regularization * |W|^2 is added.
 
     Parameters
     ----------
@@ -91,15 +61,27 @@ class ALS(VectorModel):
     unobserved_weight : float
         Weight of the pull of every pair towards 0 (implicit).
     regularization, regularization_exponent : float, optional
-        Default 3 and 0 (implicit), 1 and 0.5 (explicit).
-    epochs : int
+    epochs : int, optional
         One epoch updates all users, then all items.
-    solver : {"auto", "cg"}
-        Conjugate gradients, preconditioned, started from the last epoch's solution.
+    solver : {"auto", "cg", "cholesky", "subspace"}
+        "cg": conjugate gradients, preconditioned, started from the last epoch's solution. "cholesky": every row
+        exactly, in float64; a row of n < factors observations by its n x n system (Woodbury). "subspace":
+        ``block`` factors at a time (iALS++). "auto": the shortest rows exactly, others by conjugate gradients, and
+        exactly where those fail.
     steps : int
-        Conjugate gradient steps a row takes in a half-step.
+        Most conjugate gradient steps that a row takes in a half-step.
+    tolerance : float
+        Relative residual at which a row takes no further step.
+    block : int
+        A multiple of 16.
+    relaxation : float
+        Between 0 and 2. From the second epoch on a row moves by this multiple of the way to its solution. Above 1
+        (over-relaxation) that halves the number of epochs to a given loss, and never raises the loss.
+    nonnegative : bool
+        Hold all factors at 0 or above (biases are free); coordinate descent in float64.
+    feature_regularization : float
     seed : int
-        Same seed, same result, for any number of threads.
+        Same seed, same result to the bit, for any number of threads.
     threads : int, optional
         Default: the cores this process may run on.
     device : {"auto", "cpu"}
@@ -107,19 +89,38 @@ class ALS(VectorModel):
     Attributes
     ----------
     user_factors_, item_factors_ : array of float32, shape (users or items, factors)
-        In the eigenbasis of the items' Gramian, the largest eigenvalue first.
+        Implicit: in the eigenbasis of the items' Gramian, the largest eigenvalue first.
     user_biases_, item_biases_, mean_ : arrays of float32 and float (explicit)
+    user_feature_weights_, item_feature_weights_ : array of float32, shape (features, factors), or None
+        With explicit feedback the biases' weights are a last column.
     loss_history_ : list of float
         The objective after each epoch.
     residual_history_ : list of float
         The worst relative residual of any row in each epoch.
+    validation_history_ : list of float
+    best_epoch_ : int
+        The epoch whose factors the model holds.
 
     Notes
     -----
-    Cost of an epoch: 8 * steps * entries * factors operations, plus (users + items) * factors ** 2
-    for the Gramians and rotations. Objective and ridge after Rendle et al., "Revisiting the
-    performance of iALS on item recommendation benchmarks" (RecSys 2022).
+    Other parameterizations. Rendle et al.: their alpha0, lambda and nu are unobserved_weight, regularization and
+    regularization_exponent with alpha = 1 (see :meth:`from_rendle`). implicit, and Hu, Koren and Volinsky:
+    confidence 1 + a on observed pairs, 1 elsewhere and ridge r are alpha = a, unobserved_weight = 1,
+    regularization = r a / (1 + a), exponent 0, and their factors are ours times sqrt((1 + a) / a); see
+    :meth:`from_implicit`.
+
+    Cost of an epoch: 4 (2 steps + 4) * entries * factors operations, plus 10 (users + items) * factors ** 2
+    for the Gramians and rotations. At the end the users are solved exactly once more.
+
+    References: Hu, Koren and Volinsky (ICDM 2008); Rendle et al., "Revisiting the performance of iALS on item
+    recommendation benchmarks" (RecSys 2022), for objective and ridge; Rendle et al., "iALS++" (2021), for the
+    subspace solver; Wen, Yin and Zhang (2012) for over-relaxation of alternating least squares.
     """
+
+    loss_history_: list[float]
+    residual_history_: list[float]
+    validation_history_: list[float]
+    best_epoch_: int
 
     def __init__(
         self,
@@ -127,208 +128,250 @@ class ALS(VectorModel):
         *,
         feedback: Literal["implicit", "explicit"] = "implicit",
         alpha: float = 1.0,
-        unobserved_weight: float = 0.1,
+        unobserved_weight: float | None = None,
         regularization: float | None = None,
         regularization_exponent: float | None = None,
-        epochs: int = 10,
-        solver: Literal["auto", "cg"] = "auto",
-        steps: int = 3,
+        epochs: int | None = None,
+        solver: Literal["auto", "cg", "cholesky", "subspace"] = "auto",
+        steps: int = 2,
+        tolerance: float = 1e-5,
+        block: int = 64,
+        relaxation: float = 1.5,
+        nonnegative: bool = False,
+        feature_regularization: float = 1.0,
         seed: int = 0,
         threads: int | None = None,
         device: Literal["auto", "cpu"] = "auto",
     ) -> None:
         for argument, value, known in (
             ("feedback", feedback, ("implicit", "explicit")),
-            ("solver", solver, ("auto", "cg")),
+            ("solver", solver, ("auto", "cg", "cholesky", "subspace")),
             ("device", device, ("auto", "cpu")),
+            ("nonnegative", nonnegative, (False, True)),
         ):
             if value not in known:
                 raise ValueError(f"{argument}: {value!r}; expected {' or '.join(map(repr, known))}")
-        explicit = feedback == "explicit"
+        given = {
+            "unobserved_weight": 0.0 if feedback == "explicit" else unobserved_weight,
+            "regularization": regularization,
+            "regularization_exponent": regularization_exponent,
+            "epochs": epochs,
+        }
+        chosen = {name: _DEFAULTS[feedback][name] if value is None else value for name, value in given.items()}
         self.factors = _arrays.whole(factors, argument="factors", least=1, most=4096)
         self.feedback = feedback
         self.alpha = _arrays.real(alpha, argument="alpha", positive=True)
-        self.unobserved_weight = 0.0 if explicit else _arrays.real(unobserved_weight, argument="unobserved_weight")
-        self.regularization = _arrays.real(
-            (1.0 if explicit else 3.0) if regularization is None else regularization,
-            argument="regularization",
-        )
+        self.unobserved_weight = _arrays.real(chosen["unobserved_weight"], argument="unobserved_weight")
+        self.regularization = _arrays.real(chosen["regularization"], argument="regularization")
         self.regularization_exponent = _arrays.real(
-            (0.5 if explicit else 0.0) if regularization_exponent is None else regularization_exponent,
-            argument="regularization_exponent",
+            chosen["regularization_exponent"], argument="regularization_exponent"
         )
-        self.epochs = _arrays.whole(epochs, argument="epochs", least=1)
+        self.epochs = _arrays.whole(chosen["epochs"], argument="epochs", least=1)
         self.solver = solver
         self.steps = _arrays.whole(steps, argument="steps", least=1)
+        self.tolerance = _arrays.real(tolerance, argument="tolerance")
+        self.block = _arrays.whole(block, argument="block", least=16)
+        self.relaxation = _arrays.real(relaxation, argument="relaxation", positive=True)
+        if self.block % 16 or self.relaxation >= 2:
+            name, wanted = ("block", "a multiple of 16") if self.block % 16 else ("relaxation", "less than 2")
+            raise ValueError(f"{name}: {getattr(self, name)}; expected {wanted}")
+        self.nonnegative = bool(nonnegative)
+        self.feature_regularization = _arrays.real(feature_regularization, argument="feature_regularization")
         self.seed = _arrays.whole(seed, argument="seed", most=2**64 - 1)
         _arrays.thread_count(threads)
         self.threads = threads
         self.device = device
 
+    @classmethod
+    def from_rendle(
+        cls, *, dimension: int, alpha0: float, regularization: float, nu: float, epochs: int = 16, **settings: Any
+    ) -> Self:
+        """Set up the model of "Revisiting the performance of iALS" by the names used there."""
+        return cls(
+            dimension, alpha=1.0, unobserved_weight=alpha0, regularization=regularization, regularization_exponent=nu,
+            epochs=epochs, **settings,
+        )  # fmt: skip
+
+    @classmethod
+    def from_implicit(
+        cls,
+        *,
+        factors: int = 100,
+        regularization: float = 0.01,
+        confidence: float,
+        iterations: int = 15,
+        **settings: Any,
+    ) -> Self:
+        """Set up the model that implicit trains with ``confidence`` (its alpha times the value) on observed pairs.
+
+        ``confidence`` is above 1. The same objective up to a constant; factors there are those here times
+        sqrt(confidence / (confidence - 1)).
+        """
+        excess = _arrays.real(confidence, argument="confidence") - 1.0
+        if excess <= 0:
+            raise ValueError(f"confidence: {confidence}; expected more than the 1 of pairs that were not observed")
+        return cls(
+            factors, alpha=excess, unobserved_weight=1.0, regularization=regularization * excess / (1.0 + excess),
+            regularization_exponent=0.0, epochs=iterations, **settings,
+        )  # fmt: skip
+
     @property
     def _explicit(self) -> bool:
         return self.feedback == "explicit"
+
+    @property
+    def _objective(self) -> Objective:
+        return Objective(
+            factors=self.factors, explicit=self._explicit, alpha=self.alpha, unobserved_weight=self.unobserved_weight,
+            regularization=self.regularization, exponent=self.regularization_exponent,
+            feature_regularization=self.feature_regularization, nonnegative=self.nonnegative, solver=self.solver,
+            steps=self.steps, tolerance=self.tolerance, block=self.block, relaxation=self.relaxation,
+            threads=_arrays.thread_count(self.threads),
+        )  # fmt: skip
 
     def fit(
         self,
         interactions: Any,
         *,
-        callback: Callable[[int, ALS], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        item_features: Any = None,
+        user_features: Any = None,
+        validation: Interactions | Callable[[ALS], float] | None = None,
+        validation_metric: str | None = None,
+        patience: int = 3,
+        warm_start: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 1,
+        callback: Callable[[int, ALS], Any] | None = None,
+        progress: Callable[[int, int], None] | bool = False,
     ) -> Self:
         """Learn factors from interactions.
 
         Parameters
         ----------
         interactions : Interactions or scipy.sparse matrix of users by items
+            Implicit values are confidences; a negative one is a dislike.
+        item_features, user_features : dense array or scipy.sparse matrix, optional
+            One row for each item (user), in row order. Factors are drawn to a linear map of these, learned along;
+            items (users) without interactions get the map's value as factors.
+        validation : Interactions, or a function of the model, optional
+            Held-out interactions, or what to maximize. Measured after each epoch; training stops when ``patience``
+            epochs in a row bring nothing better, and the best epoch's factors are kept.
+        validation_metric : str, optional
+            For Interactions; default "ndcg@10", explicit "rmse".
+        warm_start : bool
+            Start from the factors of the last fit, for the users and items known from it.
+        checkpoint : path, optional
+            Written after every ``checkpoint_every`` epochs. If it is there at the start, training goes on from
+            it, to the same bits as without the interruption; it must come from the same settings and data.
         callback : callable, optional
             Called as ``callback(epoch, model)`` after each epoch, from 1; by then the model can
-            recommend.
-        progress : callable, optional
-            Called as ``progress(done, total)`` after each epoch.
+            recommend. Training stops where it returns True.
+        progress : callable or bool
+            Called as ``progress(done, total)`` after each epoch; True writes a line to standard error.
 
         Raises
         ------
         TypeError, ValueError
-            Naming the argument: no interactions, or negative values (implicit).
+            Naming the argument.
         FloatingPointError
-            Naming the first row whose system could not be solved.
+            Naming the first row whose system could not be solved, and why.
         """
         data = as_interactions(interactions)
         if len(data) == 0:
             raise ValueError(f"interactions: {data!r}; expected at least one entry")
-        if not self._explicit and data.matrix.data.min() < 0:
-            raise ValueError(f"interactions: value {data.matrix.data.min()}; expected values that are not negative")
+        features = [as_features(item_features, data.shape[1], "item_features"),
+                    as_features(user_features, data.shape[0], "user_features")]  # fmt: skip
+        patience = _arrays.whole(patience, argument="patience", least=1)
+        every = _arrays.whole(checkpoint_every, argument="checkpoint_every", least=1)
+        previous = self._previous() if warm_start else None
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
-        by_user, by_item = _Rows.of(data.matrix), _Rows.of(data.matrix.T.tocsr())
         self.mean_ = float(data.matrix.data.mean(dtype=np.float64)) if self._explicit else 0.0
-        users, items = self._start(*data.shape)
-        ridges = self._ridge(by_user, len(items)), self._ridge(by_item, len(users))
-        self.loss_history_: list[float] = []
-        self.residual_history_: list[float] = []
-        gramian = self._gramian(items)
-        for epoch in range(1, self.epochs + 1):
-            first, _ = self._half_step(by_user, items, users, ridges[0], gramian, "users")
-            second, spectrum = self._half_step(by_item, users, items, ridges[1], self._gramian(users), "items")
-            gramian = self._gramian(items)
-            self.residual_history_.append(max(first, second))
-            self.loss_history_.append(self._loss(by_user, users, items, ridges, spectrum, gramian))
-            if callback is not None:
-                self._finish(by_user, _copy_padded(users), _copy_padded(items), ridges[0])
-                callback(epoch, self)
-            if progress is not None:
-                progress(epoch, self.epochs)
-        self._finish(by_user, users, items, ridges[0])
+        state = self._start(data, features, previous)
+        run = Run(self, state, make_judge(validation, validation_metric, explicit=self._explicit), patience)
+        store = None if checkpoint is None else Checkpoint(checkpoint, self, state)
+        if store is not None:
+            store.resume(run)
+        report = progress_line if progress is True else progress or None
+        while run.epoch < self.epochs and not run.stopped:
+            run.advance(callback)
+            if store is not None and (run.epoch % every == 0 or run.epoch == self.epochs or run.stopped):
+                store.write(run)
+            if report is not None:
+                report(run.epoch, self.epochs)
+        run.finish()
         return self
 
-    def _padded(self, rows: int) -> Float32:
-        columns = self.factors + self._explicit
-        return np.zeros((rows, -(-columns // _PADDING) * _PADDING), np.float32)[:, :columns]
+    def _previous(self) -> tuple[Any, Any, Float32, Float32]:
+        self._require_fitted()
+        return self.user_map, self.item_map, self._users, self._items
 
-    def _start(self, user_count: int, item_count: int) -> tuple[Float32, Float32]:
-        users, items = self._padded(user_count), self._padded(item_count)
+    def _start(self, data: Interactions, features: list[Any], previous: Any) -> Factorization:
+        """Lay out both sides: items at random, users at 0, and what is known from before as it was."""
+        objective = self._objective
+        users, items = (padded(count, objective.columns) for count in data.shape)
         scale = np.float32(_INITIAL_SCALE / np.sqrt(self.factors))
-        items[:, : self.factors] = scale * _core.random_normal(self.seed, 0, item_count, self.factors)
-        return users, items
-
-    def _ridge(self, rows: _Rows, others: int) -> Float32:
-        counts = np.diff(rows.indptr).astype(np.float64)
-        size = np.maximum(counts, 1.0) if self._explicit else counts + self.unobserved_weight * others
-        return (self.regularization * size**self.regularization_exponent).astype(np.float32)
-
-    def _gramian(self, matrix: Float32) -> Float64:
-        return _core.gramian(matrix[:, : self.factors], _arrays.thread_count(self.threads))
-
-    def _half_step(
-        self,
-        rows: _Rows,
-        design: Float32,
-        solution: Float32,
-        ridge: Float32,
-        gramian: Float64,
-        side: str,
-    ) -> tuple[float, Float64]:
-        """Solve one side; returns the worst residual and the spectrum both sides now live in."""
-        threads = _arrays.thread_count(self.threads)
-        values, vectors = np.linalg.eigh(gramian)
-        values, rotation = (
-            np.maximum(values[::-1], 0.0),
-            np.ascontiguousarray(vectors[:, ::-1], np.float32),
+        items[:, : self.factors] = scale * _core.random_normal(
+            self.seed, 0, len(items), self.factors, objective.threads
         )
-        for matrix in (design, solution):
-            _core.rotate(matrix[:, : self.factors], rotation, threads)
-        return self._solve(rows, design, solution, ridge, values, side, self.steps, 0.0), values
+        if self.nonnegative:
+            np.abs(items, out=items)
+        if previous is not None:
+            for ids, old_ids, new, old in (
+                (data.user_map, previous[0], users, previous[2]),
+                (data.item_map, previous[1], items, previous[3]),
+            ):
+                if new.shape[1] != old.shape[1]:
+                    raise ValueError(f"warm_start: {old.shape[1]} factors were fitted; expected {new.shape[1]}")
+                found = old_ids.find(ids.ids, argument="interactions")
+                new[found >= 0] = old[found[found >= 0]]
+        sides = []
+        for name, matrix, factors, others, given in (
+            ("users", data.matrix, users, len(items), features[1]),
+            ("items", data.matrix.T.tocsr(), items, len(users), features[0]),
+        ):
+            rows = Observations.of(matrix)
+            ridge = objective.ridge(rows.counts, others)
+            prior = None if given is None else FeaturePrior(given, rows.counts > 0, ridge, objective)
+            sides.append(Side(name, rows, ridge, factors, prior))
+        return Factorization(objective, sides[0], sides[1], self.mean_)
 
-    def _solve(
-        self, rows: _Rows, design: Float32, solution: Float32, ridge: Float32, spectrum: Float64,
-        side: str, steps: int, tolerance: float,
-    ) -> float:  # fmt: skip
-        diagonal = np.zeros(design.strides[0] // design.itemsize, np.float32)
-        diagonal[: self.factors] = self.unobserved_weight * spectrum
-        try:
-            worst, _, _ = _core.half_step(
-                *rows, design, self._explicit, self.alpha, self.mean_, diagonal, ridge, solution, steps, tolerance,
-                _arrays.thread_count(self.threads),
-            )  # fmt: skip
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{side} {error}") from None
-        return float(worst)
-
-    def _loss(
-        self, rows: _Rows, users: Float32, items: Float32, ridges: tuple[Float32, Float32], spectrum: Float64,
-        gramian: Float64,
-    ) -> float:  # fmt: skip
-        observed = _core.row_loss(
-            *rows,
-            items,
-            self._explicit,
-            self.alpha,
-            self.mean_,
-            users,
-            _arrays.thread_count(self.threads),
-        ).sum()
-        # In this basis the users' Gramian is diagonal, so the sum over all pairs is a trace.
-        everything = self.unobserved_weight * (spectrum * np.diag(gramian)).sum()
-        ridge = sum(
-            (penalty * np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)).sum()
-            for penalty, matrix in zip(ridges, (users, items), strict=True)
+    def _adopt(self, state: Factorization) -> None:
+        """Take over a finished factorization."""
+        self._users, self._items, self._spectrum = state.users.factors, state.items.factors, state.spectrum
+        weights = (
+            None if side.prior is None else np.ascontiguousarray(side.prior.weights)
+            for side in (state.users, state.items)
         )
-        return float(observed + everything + ridge)
+        self.user_feature_weights_, self.item_feature_weights_ = weights
+        self._user_prior = None if state.users.prior is None else np.ascontiguousarray(state.users.prior.rows())
+        self._present()
 
-    def _finish(self, by_user: _Rows, users: Float32, items: Float32, ridge: Float32) -> None:
-        """Solve the users tightly for the final items, so that fold_in of a history agrees."""
-        gramian = self._gramian(items)
-        values, vectors = np.linalg.eigh(gramian)
-        rotation = np.ascontiguousarray(vectors[:, ::-1], np.float32)
-        for matrix in (users, items):
-            _core.rotate(matrix[:, : self.factors], rotation, _arrays.thread_count(self.threads))
-        self._spectrum = np.maximum(values[::-1], 0.0)
-        self._solve(by_user, items, users, ridge, self._spectrum, "users", **_TIGHT)  # type: ignore[arg-type]
-        self._adopt(users, items)
-
-    def _adopt(self, users: Float32, items: Float32) -> None:
+    def _present(self) -> None:
+        """Derive what the rest of the package reads from the padded factors."""
         f = self.factors
-        self._items = items
-        self.user_factors_ = np.ascontiguousarray(users[:, :f])
-        self.item_factors_ = np.ascontiguousarray(items[:, :f])
+        self.user_factors_ = np.ascontiguousarray(self._users[:, :f])
+        self.item_factors_ = np.ascontiguousarray(self._items[:, :f])
+        self._serving = self.item_factors_
         if self._explicit:
-            self.user_biases_, self.item_biases_ = users[:, f].copy(), items[:, f].copy()
-            ones = np.ones((len(items), 1), np.float32)
+            self.user_biases_, self.item_biases_ = self._users[:, f].copy(), self._items[:, f].copy()
+            ones = np.ones((len(self._items), 1), np.float32)
             self._serving = np.hstack([self.item_factors_, ones, self.item_biases_[:, None]])
-        else:
-            self._serving = self.item_factors_
         # A change in place would go unnoticed by the packed copies that serve recommendations.
         for factors in (self.user_factors_, self.item_factors_, self._serving):
             factors.flags.writeable = False
         self._forget_indexes()
 
-    def fold_in(self, interactions: Any) -> Float32:
+    def fold_in(self, interactions: Any, *, user_features: Any = None) -> Float32:
         """Compute factors of new users from their interactions with the known items.
+
+        The exact solution of each row: a user's training history gives the factors that training left, to the bit.
 
         Parameters
         ----------
         interactions : scipy.sparse matrix or Interactions, shape (n, items)
             Columns are the model's item rows.
+        user_features : array or sparse matrix, shape (n, features), optional
+            Where the model was fitted with user features.
 
         Returns
         -------
@@ -336,53 +379,202 @@ class ALS(VectorModel):
         """
         self._require_fitted()
         csr = as_interactions(interactions).matrix
-        if csr.shape[1] != len(self.item_map):
-            raise ValueError(f"interactions: shape {csr.shape}; expected {len(self.item_map)} columns")
-        rows, solution = _Rows.of(csr), self._padded(csr.shape[0])
-        ridge = self._ridge(rows, len(self.item_map))
-        self._solve(rows, self._items, solution, ridge, self._spectrum, "interactions", **_TIGHT)  # type: ignore[arg-type]
-        return np.ascontiguousarray(solution)
+        self._expect_columns(csr, len(self.item_map))
+        prior = self._prior_of(user_features, self.user_feature_weights_, csr.shape[0], "user_features")
+        return self._fold(csr, self._items, len(self.item_map), self._spectrum, prior)
 
-    def explain(self, user: Any, item: Any) -> Explanation:
-        """Split a score into what each of the user's past items adds to it.
+    def fold_in_items(self, interactions: Any, *, item_features: Any = None) -> Float32:
+        """Compute factors of new items from the known users' interactions with them.
 
-        The user's factors are linear in the targets of the past items, so the split is exact
-        (Hu, Koren and Volinsky 2008, section 5). Cost: factors ** 3 in float64.
+        Parameters
+        ----------
+        interactions : scipy.sparse matrix or Interactions, shape (users, n)
+            Rows are the model's user rows.
+        item_features : array or sparse matrix, shape (n, features), optional
+            Where the model was fitted with item features; an item without interactions gets their map's value.
+
+        Returns
+        -------
+        array of float32, shape (n, factors), or (n, factors + 1) with the bias last if explicit
         """
         self._require_fitted()
-        u = int(self.user_map.rows([user], argument="user")[0])
-        i = int(self.item_map.rows([item], argument="item")[0])
-        start, stop = self._seen.matrix.indptr[u : u + 2]
-        past, values = (
-            self._seen.matrix.indices[start:stop],
-            self._seen.matrix.data[start:stop].astype(np.float64),
-        )
-        design = self.item_factors_.astype(np.float64)
-        weights, targets, base = self.alpha * values, np.ones(len(past)), 0.0
-        dense = self.unobserved_weight * np.diag(self._spectrum)
-        if self._explicit:
-            biases = self.item_biases_.astype(np.float64)
-            design = np.hstack([design, np.ones((len(design), 1))])
-            weights, targets, base = (
-                np.ones(len(past)),
-                values - self.mean_ - biases[past],
-                self.mean_ + biases[i],
+        matrix = as_interactions(interactions).matrix
+        if matrix.shape[0] != len(self.user_map):
+            raise ValueError(f"interactions: shape {matrix.shape}; expected {len(self.user_map)} rows")
+        csr = matrix.T.tocsr()
+        prior = self._prior_of(item_features, self.item_feature_weights_, csr.shape[0], "item_features")
+        users, spectrum, rotation = copy_padded(self._users), None, None
+        f, threads = self.factors, _arrays.thread_count(self.threads)
+        if self.unobserved_weight > 0 and not self.nonnegative:
+            spectrum, rotation = eigenbasis(_core.gramian(users[:, :f], threads))
+            for matrix in (users, *([] if prior is None else [prior])):
+                _core.rotate(matrix[:, :f], rotation, threads)
+        found = self._fold(csr, users, len(self.user_map), spectrum, prior)
+        if rotation is not None:
+            turned = copy_padded(found)
+            _core.rotate(turned[:, :f], np.ascontiguousarray(rotation.T), threads)
+            found = np.ascontiguousarray(turned)
+        return found
+
+    def _expect_columns(self, csr: Any, columns: int) -> None:
+        if csr.shape[1] != columns:
+            raise ValueError(f"interactions: shape {csr.shape}; expected {columns} columns")
+
+    def _prior_of(self, features: Any, weights: Float32 | None, rows: int, argument: str) -> Float32 | None:
+        if (features is None) != (weights is None):
+            wanted = "none: the model was fitted without" if weights is None else "those that the model was fitted with"
+            raise ValueError(f"{argument}: {_arrays.describe(features)}; expected {wanted}")
+        if weights is None:
+            return None
+        matrix = as_features(features, rows, argument)
+        if matrix.shape[1] != len(weights):
+            raise ValueError(f"{argument}: shape {matrix.shape}; expected {len(weights)} columns")
+        return copy_padded(np.asarray(matrix @ weights, np.float32))
+
+    def _fold(
+        self, csr: Any, design: Float32, others: int, spectrum: npt.NDArray[np.float64] | None, prior: Float32 | None
+    ) -> Float32:
+        objective, rows = self._objective, Observations.of(csr)
+        solution = padded(csr.shape[0], objective.columns)
+        dense = None
+        if self.nonnegative and not self._explicit:
+            dense = _core.gramian(design[:, : self.factors], objective.threads)
+        solve_rows(
+            objective, rows, design, solution, objective.ridge(rows.counts, others), spectrum=spectrum, dense=dense,
+            mean=self.mean_, prior=prior, exact=True,
+        )  # fmt: skip
+        return np.ascontiguousarray(solution)
+
+    def partial_fit(
+        self,
+        interactions: Any,
+        *,
+        duplicates: Literal["sum", "last", "max"] = "sum",
+        item_features: Any = None,
+        user_features: Any = None,
+    ) -> Self:
+        """Learn from new interactions, new users and new items, without training anew.
+
+        The factors grow; users and items in ``interactions`` are solved exactly (users, items, users again), all
+        others stay as they are. What drifts this way, the next ``fit(..., warm_start=True)`` puts right.
+
+        Parameters
+        ----------
+        interactions : Interactions or scipy.sparse matrix of users by items
+            With ids as in ``fit``; unknown ones are added after the known. A matrix (for a model without ids) may have
+            more rows and columns than the model.
+        duplicates : {"sum", "last", "max"}
+            How a value joins the one that the pair has already.
+        item_features, user_features : array or sparse matrix, optional
+            Where the model was fitted with them: those of all items (users), new ones last.
+
+        Notes
+        -----
+        Cost: two Gramians and rotations, 6 (users + items) * factors ** 2 operations, and the exact solution of what
+        changed; an epoch costs far more.
+        """
+        self._require_fitted()
+        new = as_interactions(interactions)
+        if len(new) == 0:
+            raise ValueError(f"interactions: {new!r}; expected at least one entry")
+        data = self._seen.joined(new, duplicates=duplicates)
+        features = [
+            None if weights is None and given is None else self._features_of(given, weights, size, argument)
+            for given, weights, size, argument in (
+                (user_features, self.user_feature_weights_, data.shape[0], "user_features"),
+                (item_features, self.item_feature_weights_, data.shape[1], "item_features"),
             )
-            dense = np.zeros((design.shape[1],) * 2)
-        observed = design[past]
-        ridge = float(self._ridge(_Rows(np.array([0, len(past)]), past, values.astype(np.float32)), len(design))[0])
-        system = dense + ridge * np.eye(len(dense)) + observed.T @ (weights[:, None] * observed)
-        contributions = (observed @ np.linalg.solve(system, design[i])) * weights * targets
-        order = np.argsort(-contributions, kind="stable")
-        ids = self.item_map.ids
-        return Explanation(
-            user,
-            item,
-            float(base + contributions.sum()),
-            float(base),
-            ids[past[order]],
-            contributions[order],
+        ]
+        state = self._start(data, features[::-1], None)
+        for side, old in ((state.users, self._users), (state.items, self._items)):
+            side.factors[:] = 0
+            side.factors[: len(old)] = old
+        for side, weights in ((state.users, self.user_feature_weights_), (state.items, self.item_feature_weights_)):
+            if side.prior is not None:
+                side.prior.weights[:] = weights
+        touched_users = np.unique(data.user_map.find(new.users[np.unique(new.rows)]))
+        touched_items = np.unique(data.item_map.find(new.items[np.unique(new.matrix.indices)]))
+        state.refine(touched_users, touched_items)
+        self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
+        self._adopt(state)
+        return self
+
+    def _features_of(self, features: Any, weights: Float32 | None, rows: int, argument: str) -> Any:
+        self._prior_of(features, weights, rows, argument)
+        return as_features(features, rows, argument)
+
+    def explain(self, user: Any, item: Any, *, interactions: Any = None, user_features: Any = None) -> Any:
+        """Split scores into what each of the user's past items adds to them, exactly.
+
+        Parameters
+        ----------
+        user, item : ids, or arrays of ids of the same length
+        interactions : scipy.sparse matrix or Interactions, shape (n, items), optional
+            Histories to explain from in place of those that the model was fitted on, one row for each of ``user``,
+            which then are only labels: for users that were folded in.
+        user_features : array or sparse matrix, shape (n, features), optional
+            With ``interactions``, where the model was fitted with user features.
+
+        Returns
+        -------
+        Explanation, or a list of them for arrays
+
+        Notes
+        -----
+        The user's factors are linear in the targets of the past items (Hu, Koren and Volinsky 2008, section 5).
+        Cost: factors ** 3 in float64 for each distinct user.
+        """
+        self._require_fitted()
+        single = np.ndim(user) == 0 and np.ndim(item) == 0
+        users, items = np.atleast_1d(np.asarray(user)), np.atleast_1d(np.asarray(item))
+        if users.ndim != 1 or users.shape != items.shape:
+            raise ValueError(f"item: shape {items.shape}; expected one for each of the {len(users)} users")
+        wanted = self.item_map.rows(items, argument="item")
+        if interactions is None:
+            matrix, rows = self._seen.matrix, self.user_map.rows(users, argument="user")
+            prior = None if self._user_prior is None else self._user_prior[rows]
+        else:
+            matrix, rows = as_interactions(interactions).matrix, np.arange(len(users))
+            self._expect_columns(matrix, len(self.item_map))
+            if matrix.shape[0] != len(users):
+                raise ValueError(f"interactions: shape {matrix.shape}; expected {len(users)} rows, one for each user")
+            prior = self._prior_of(user_features, self.user_feature_weights_, len(users), "user_features")
+        found: list[Any] = [None] * len(users)
+        for row in np.unique(rows):
+            places = np.flatnonzero(rows == row)
+            pull = np.zeros(self._items.shape[1]) if prior is None else prior[places[0]].astype(np.float64)
+            for place, explanation in zip(places, self._explain_row(matrix[[row]], wanted[places], pull), strict=True):
+                score, base, past, parts = explanation
+                found[place] = Explanation(user if single else users[place], item if single else items[place],
+                                           score, base, past, parts)  # fmt: skip
+        return found[0] if single else found
+
+    def _explain_row(self, history: Any, wanted: npt.NDArray[np.int64], prior: npt.NDArray[np.float64]) -> Any:
+        """Explain the scores of items for one history; yields score, base, past items and their parts."""
+        objective, past = self._objective, history.indices
+        design = self._items.astype(np.float64) if len(past) > len(self._items) else None
+        observed, targets = (self._items[rows].astype(np.float64) if design is None else design[rows]
+                             for rows in (past, wanted))  # fmt: skip
+        shift, base = np.zeros(len(past)), np.zeros(len(wanted))
+        if self._explicit:
+            shift, base = self.mean_ + observed[:, -1], self.mean_ + targets[:, -1]
+            observed[:, -1] = targets[:, -1] = 1.0
+        ridge = float(objective.ridge(np.array([len(past)]), len(self._items))[0])
+        parts, rest = contributions(
+            objective, observed, history.data.astype(np.float64), shift, self._dense_part(), ridge, prior, targets
         )
+        for row in range(len(wanted)):
+            order = np.argsort(-parts[row], kind="stable")
+            whole = float(base[row] + rest[row])
+            yield float(whole + parts[row].sum()), whole, self.item_map.ids[past[order]], parts[row][order]
+
+    def _dense_part(self) -> npt.NDArray[np.float64]:
+        if self._spectrum is not None:
+            return self.unobserved_weight * np.diag(self._spectrum)
+        dense = np.zeros((self._items.shape[1],) * 2)
+        if not self._explicit and self.unobserved_weight > 0:
+            dense += self.unobserved_weight * _core.gramian(self._items, _arrays.thread_count(self.threads))
+        return dense
 
     def _query_vectors(self, rows: npt.NDArray[np.int64]) -> Float32:
         if not self._explicit:
@@ -396,20 +588,26 @@ class ALS(VectorModel):
     def _similarity_vectors(self, vectors: Float32) -> Float32:
         return np.ascontiguousarray(vectors[:, : self.factors])
 
+    def _settings(self) -> dict[str, Any]:
+        names = ("factors", "feedback", "alpha", "unobserved_weight", "regularization", "regularization_exponent",
+                 "epochs", "solver", "steps", "tolerance", "block", "relaxation", "nonnegative",
+                 "feature_regularization", "seed")  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
     def save(self, path: str | Path) -> None:
         """Write the model, its ids and what users have seen; see :meth:`load`."""
         self._require_fitted()
         tensors = {
-            "users": self.user_factors_, "items": self._items, "spectrum": self._spectrum,
-            "loss": np.array(self.loss_history_), "residual": np.array(self.residual_history_),
+            "users": self._users, "items": self._items, "loss": np.array(self.loss_history_),
+            "residual": np.array(self.residual_history_), "validation": np.array(self.validation_history_),
             **_storage.pack_interactions("seen", self._seen),
         }  # fmt: skip
-        if self._explicit:
-            tensors["user_biases"] = self.user_biases_
-        names = ("factors", "feedback", "alpha", "unobserved_weight", "regularization", "regularization_exponent",
-                 "epochs", "solver", "steps", "seed")  # fmt: skip
-        settings = {name: getattr(self, name) for name in names}
-        metadata = {"settings": settings, "mean": self.mean_}
+        optional = {
+            "spectrum": self._spectrum, "user_prior": self._user_prior,
+            "user_weights": self.user_feature_weights_, "item_weights": self.item_feature_weights_,
+        }  # fmt: skip
+        tensors.update({name: array for name, array in optional.items() if array is not None})
+        metadata = {"settings": self._settings(), "mean": self.mean_, "best_epoch": self.best_epoch_}
         _storage.save_tensors(path, tensors, kind="ALS", metadata=metadata)
 
     @classmethod
@@ -419,15 +617,17 @@ class ALS(VectorModel):
         model = cls(**metadata["settings"])
         model._seen = _storage.unpack_interactions("seen", tensors)
         model.user_map, model.item_map = model._seen.user_map, model._seen.item_map
-        model.mean_, model._spectrum = metadata["mean"], tensors["spectrum"]
-        model.loss_history_, model.residual_history_ = (
-            tensors["loss"].tolist(),
-            tensors["residual"].tolist(),
+        model.mean_, model.best_epoch_ = metadata["mean"], metadata["best_epoch"]
+        model.loss_history_, model.residual_history_, model.validation_history_ = (
+            tensors[name].tolist() for name in ("loss", "residual", "validation")
         )
-        users, items = model._padded(len(model.user_map)), model._padded(len(model.item_map))
-        users[:, : model.factors] = tensors["users"]
-        if model._explicit:
-            users[:, model.factors] = tensors["user_biases"]
-        items[:] = tensors["items"]
-        model._adopt(users, items)
+        model._users, model._items = copy_padded(tensors["users"]), copy_padded(tensors["items"])
+        model._spectrum, model._user_prior = tensors.get("spectrum"), tensors.get("user_prior")
+        model.user_feature_weights_, model.item_feature_weights_ = (
+            tensors.get(name) for name in ("user_weights", "item_weights")
+        )
+        model._present()
         return model
+
+
+__all__ = ["ALS", "Explanation"]

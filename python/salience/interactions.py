@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from salience._arrays import describe
+from salience._arrays import describe, real
 
 Ids = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -95,6 +95,15 @@ class IdMap:
         out = np.full(rows.shape, missing, dtype=ids.dtype)
         out[rows >= 0] = ids[rows[rows >= 0]]
         return out
+
+    def joined(self, other: IdMap, *, argument: str = "ids") -> IdMap:
+        """Return these ids followed by those of ``other`` that are not among them."""
+        if self.identity != other.identity:
+            have = "row numbers" if other.identity else "ids"
+            raise ValueError(f"{argument}: {have}; expected {'ids' if other.identity else 'row numbers'} as before")
+        if self._ids is None:
+            return IdMap(size=max(len(self), len(other)))
+        return IdMap(np.concatenate([self._ids, other.ids[self.find(other.ids, argument=argument) < 0]]))
 
 
 def clean_ids(ids: Any, *, argument: str) -> Ids:
@@ -193,6 +202,58 @@ class Interactions:
         matrix = sp.csr_matrix((self.matrix.data[mask], self.matrix.indices[mask], indptr), shape=self.shape)
         times = None if self.times is None else self.times[mask]
         return Interactions(matrix, self.user_map, self.item_map, times)
+
+    def joined(self, other: Interactions, *, duplicates: Literal["sum", "last", "max"] = "sum") -> Interactions:
+        """Add other interactions, whose new users and items come after those that are here.
+
+        Parameters
+        ----------
+        other : Interactions
+            With ids where these have ids.
+        duplicates : {"sum", "last", "max"}
+            How the values of a pair that both have become one; "last" takes that of ``other``. The later time stays.
+        """
+        if duplicates not in ("sum", "last", "max"):
+            raise ValueError(f"duplicates: {duplicates!r}; expected 'sum', 'last' or 'max'")
+        users = self.user_map.joined(other.user_map, argument="interactions")
+        items = self.item_map.joined(other.item_map, argument="interactions")
+        rows, columns = (
+            np.concatenate([ours, theirs])
+            for ours, theirs in (
+                (self.rows, users.find(other.users)[other.rows]),
+                (self.matrix.indices, items.find(other.items)[other.matrix.indices]),
+            )
+        )
+        order = np.lexsort((columns, rows))
+        u, i = rows[order], columns[order]
+        starts = np.flatnonzero(np.concatenate([[len(u) > 0], (u[1:] != u[:-1]) | (i[1:] != i[:-1])])[: len(u)])
+        ends = np.append(starts[1:], len(u)) - 1 if len(u) else starts
+        values = _merge(np.concatenate([self.matrix.data, other.matrix.data])[order], starts, ends, duplicates)
+        times = None
+        if self.times is not None and other.times is not None:
+            times = np.maximum.reduceat(np.concatenate([self.times, other.times])[order], starts)
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(u[starts], minlength=len(users)))])
+        matrix = sp.csr_matrix((values, i[starts], indptr), shape=(len(users), len(items)))
+        return Interactions(matrix, users, items, times, len(u) - len(starts))
+
+    def decayed(self, half_life: float, *, now: float | None = None) -> Interactions:
+        """Halve values for every ``half_life`` of age: what is recent counts more in an implicit model.
+
+        Parameters
+        ----------
+        half_life : float
+            In the unit of ``times`` (of dates: microseconds).
+        now : float, optional
+            The time at which values keep their weight; default the latest there is. Later entries do not grow.
+        """
+        if self.times is None:
+            raise ValueError("half_life: interactions without times; expected times")
+        half = real(half_life, argument="half_life", positive=True)
+        latest = self.times.max(initial=0) if now is None else float(now)
+        age = np.maximum(latest - self.times.astype(np.float64), 0.0)
+        values = (self.matrix.data * np.exp2(-age / half)).astype(np.float32)
+        matrix = sp.csr_matrix((values, self.matrix.indices, self.matrix.indptr), shape=self.shape)
+        return Interactions(matrix, self.user_map, self.item_map, self.times)
 
     def to_frame(self, backend: str | None = None) -> Any:
         """Return a frame of user, item, value (and time); pandas unless ``backend`` names another."""

@@ -134,6 +134,7 @@ def test_a_pair_judged_twice(tmp_path):
         (pandas.DataFrame({"user": ["u1"], "rank": [1]}), "for the item"),
         (pandas.DataFrame({"user": ["u1"], "item": ["a"], "score": [np.nan]}), "missing rank or score"),
         (np.zeros((1, 2), int), "one line for every user row"),
+        ({"u1": {"a": np.nan}}, "a score that is NaN for user 'u1'"),
     ],
 )
 def test_wrong_lists(test_part, lists, words):
@@ -142,7 +143,12 @@ def test_wrong_lists(test_part, lists, words):
 
 
 @pytest.mark.parametrize(
-    ("lists", "words"), [({"u1": "abc"}, "expected a sequence of item ids"), ({1: ["a"]}, "expected ids of str")]
+    ("lists", "words"),
+    [
+        ({"u1": "abc"}, "expected a sequence of item ids"),
+        ({"u1": {"a", "b"}}, "expected a sequence of item ids"),
+        ({1: ["a"]}, "expected ids of str"),
+    ],
 )
 def test_lists_of_the_wrong_type(test_part, lists, words):
     with pytest.raises(TypeError, match=words):

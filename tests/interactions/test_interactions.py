@@ -133,3 +133,47 @@ def test_published_data_sets(data_folder):
     assert len(datasets.load_movielens(data_folder)) == 100004
     assert datasets.movielens_titles(data_folder)[1] == "Toy Story (1995)"
     assert [len(part) for part in datasets.load_citeulike(data_folder)] == [53399, 81461]
+
+
+def test_joined_interactions_keep_rows_and_merge_pairs():
+    import pandas as pd
+
+    first = Interactions.from_frame(
+        pd.DataFrame({"u": ["b", "a"], "i": [1, 2], "v": [1.0, 2.0], "t": [5, 6]}),
+        user="u",
+        item="i",
+        value="v",
+        time="t",
+    )
+    second = Interactions.from_frame(
+        pd.DataFrame({"u": ["b", "c"], "i": [1, 9], "v": [3.0, 4.0], "t": [4, 8]}),
+        user="u",
+        item="i",
+        value="v",
+        time="t",
+    )
+    for rule, value in (("sum", 4.0), ("last", 3.0), ("max", 3.0)):
+        both = first.joined(second, duplicates=rule)
+        assert both.users.tolist() == ["a", "b", "c"]
+        assert both.items.tolist() == [1, 2, 9]
+        assert both.matrix.toarray().tolist() == [[0, 2, 0], [value, 0, 0], [0, 0, 4]]
+        assert both.times.tolist() == [6, 5, 8]
+        assert both.merged == 1
+    empty = Interactions.from_csr(sp.csr_array((0, 0)))
+    assert len(empty.joined(empty)) == 0
+    with pytest.raises(ValueError, match="interactions: row numbers; expected ids as before"):
+        first.joined(empty)
+
+
+def test_values_decay_by_half_lives():
+    import pandas as pd
+
+    frame = pd.DataFrame({"u": [0, 0, 1], "i": [0, 1, 1], "v": [8.0, 8.0, 8.0], "t": [100, 90, 70]})
+    data = Interactions.from_frame(frame, user="u", item="i", value="v", time="t")
+    assert data.decayed(10).matrix.data.tolist() == [8.0, 4.0, 1.0]
+    assert data.decayed(10, now=110).matrix.data.tolist() == [4.0, 2.0, 0.5]
+    assert data.decayed(10, now=80).matrix.data.tolist() == [8.0, 8.0, 4.0]
+    with pytest.raises(ValueError, match="half_life: 0"):
+        data.decayed(0)
+    with pytest.raises(ValueError, match="half_life: interactions without times"):
+        Interactions.from_csr(data.matrix).decayed(1)

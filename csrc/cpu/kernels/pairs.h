@@ -225,15 +225,4 @@ inline F64x8 store_encoded(uint16_t* out, F64x8 x) {
 
 #endif
 
-inline F64x8 broadcast8(double x) {
-#if defined(__AVX512F__)
-  return {_mm512_set1_pd(x)};
-#elif defined(__AVX2__)
-  return {_mm256_set1_pd(x), _mm256_set1_pd(x)};
-#else
-  const F64x2 both = {x, x};
-  return F64x8{{both, both, both, both}};
-#endif
-}
-
 }  // namespace

@@ -34,6 +34,15 @@ inline F32 multiply(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
 inline F32 multiply_add(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
 inline F32 larger(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 inline float sum(F32 v) { return _mm512_reduce_add_ps(v); }
+inline __m256 halves(F32 v) { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); }
+inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
+  const __m256 low = _mm256_hadd_ps(halves(v[0]), halves(v[1]));
+  const __m256 s = _mm256_hadd_ps(low, _mm256_hadd_ps(halves(v[2]), halves(v[3])));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+}
+inline F32 reciprocal_or_zero(F32 v) {
+  return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(v, zero(), _CMP_GT_OQ), broadcast(1.0f), v);
+}
 // Bit i is set where !(v[i] < t[i]): NaN on either side counts as not below.
 inline uint32_t not_below(F32 v, F32 t) { return _mm512_cmp_ps_mask(v, t, _CMP_NLT_UQ); }
 inline uint32_t not_below(const double* p, double t) {
@@ -44,6 +53,8 @@ struct F64x8 {
   __m512d v;
 };
 inline F64x8 zero8() { return {_mm512_setzero_pd()}; }
+inline F64x8 broadcast8(double x) { return {_mm512_set1_pd(x)}; }
+inline void store8(double* p, F64x8 x) { _mm512_storeu_pd(p, x.v); }
 inline F64x8 load8(const double* p) { return {_mm512_loadu_pd(p)}; }
 inline F64x8 widen8(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
 inline F64x8 widen8(const float* p, int64_t count) {
@@ -83,6 +94,13 @@ inline float sum(F32 v) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
+  const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+}
+inline F32 reciprocal_or_zero(F32 v) {
+  return _mm256_and_ps(_mm256_cmp_ps(v, zero(), _CMP_GT_OQ), _mm256_div_ps(broadcast(1.0f), v));
+}
 inline uint32_t not_below(F32 v, F32 t) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, t, _CMP_NLT_UQ)));
 }
@@ -97,6 +115,11 @@ struct F64x8 {
   __m256d low, high;
 };
 inline F64x8 zero8() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+inline F64x8 broadcast8(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
+inline void store8(double* p, F64x8 x) {
+  _mm256_storeu_pd(p, x.low);
+  _mm256_storeu_pd(p + 4, x.high);
+}
 inline F64x8 load8(const double* p) { return {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
 inline F64x8 widen8(const float* p) {
   return {_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))};
@@ -139,6 +162,10 @@ inline F32 multiply(F32 a, F32 b) { return a * b; }
 inline F32 multiply_add(F32 a, F32 b, F32 c) { return a * b + c; }
 inline F32 larger(F32 a, F32 b) { return a > b ? a : b; }
 inline float sum(F32 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
+  for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
+}
+inline F32 reciprocal_or_zero(F32 v) { return v > 0.0f ? 1.0f / v : zero(); }
 inline uint32_t not_below(F32 v, F32 t) {
   const auto below = v < t;  // lanes of 0 or -1
 #if defined(__SSE2__)
@@ -160,6 +187,11 @@ struct F64x8 {
   F64x2 v[4];
 };
 inline F64x8 zero8() { return F64x8{}; }
+inline F64x8 broadcast8(double x) {
+  const F64x2 both = {x, x};
+  return F64x8{{both, both, both, both}};
+}
+inline void store8(double* p, F64x8 x) { std::memcpy(p, &x, sizeof x); }
 inline F64x8 load8(const double* p) {
   F64x8 x;
   std::memcpy(&x, p, sizeof x);
@@ -191,6 +223,9 @@ inline double lane_tree(F64x8 x) {
 }
 
 #endif
+
+// Fused where the machine can: for sums whose last bit no contract fixes.
+inline F64x8 multiply_add8(F64x8 a, F64x8 b, F64x8 c) { return exact_multiply_add8(a, b, c); }
 
 #if !defined(__AVX512F__)
 inline F64x8 widen8(const float* p, int64_t count) {

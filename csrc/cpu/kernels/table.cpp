@@ -42,6 +42,9 @@ constexpr salience::cpu::KernelTable kTable = {
     kGramianPadding,
     rotate,
     als_solve,
+    als_solve_long,
+    als_prepare,
+    als_apply,
     als_loss,
 };
 

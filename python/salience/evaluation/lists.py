@@ -117,16 +117,24 @@ def _flat_of_recommendations(found: Recommendations) -> _Flat:
 
 def _flat_of_mapping(lists: Mapping[Any, Any], k: int | None) -> _Flat:
     """Read ``{user: [items]}`` or ``{user: {item: score}}``, equal scores in the order given."""
-    kept: list[list[Any]] = []
-    for user, items in lists.items():
-        if isinstance(items, Mapping):
-            kept.append(sorted(items, key=lambda item, scores=items: -scores[item])[:k])  # type: ignore[misc]
-        elif isinstance(items, (str, bytes)) or not hasattr(items, "__len__"):
-            raise TypeError(f"recommended: {describe(items)} for user {user!r}; expected a sequence of item ids")
-        else:
-            kept.append(list(items[:k]))
+    kept = [
+        _best_first(user, items)[:k] if isinstance(items, Mapping) else _sequence(user, items, k)
+        for user, items in lists.items()
+    ]
     lengths = np.array([len(items) for items in kept], dtype=np.int64)
     return _Flat(list(lists), lengths, [item for items in kept for item in items])
+
+
+def _best_first(user: Any, scores: Mapping[Any, Any]) -> list[Any]:
+    if any(score != score for score in scores.values()):
+        raise ValueError(f"recommended: a score that is NaN for user {user!r}; expected numbers")
+    return sorted(scores, key=lambda item: -scores[item])
+
+
+def _sequence(user: Any, items: Any, k: int | None) -> list[Any]:
+    if isinstance(items, (str, bytes)) or not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
+        raise TypeError(f"recommended: {describe(items)} for user {user!r}; expected a sequence of item ids")
+    return list(items[:k])
 
 
 def _flat_of_frame(frame: Any) -> _Flat:
@@ -223,6 +231,9 @@ def as_test(test: Any) -> Any:
         test = test.to_dict()
     if not isinstance(test, Mapping):
         return test
+    for user, judged in test.items():
+        if not isinstance(judged, Mapping):
+            raise TypeError(f"test: {describe(judged)} for user {user!r}; expected a mapping of items to relevance")
     triples = [(user, item, float(value)) for user, judged in test.items() for item, value in judged.items()]
     return interactions_of_qrels([t[0] for t in triples], [t[1] for t in triples], [t[2] for t in triples])
 

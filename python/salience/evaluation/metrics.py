@@ -417,6 +417,19 @@ def _rating_errors(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> FloatArra
     return scores - ratings
 
 
+def _mean(per_user: FloatArray) -> tuple[float, float, int]:
+    """Return the mean of the values that are not NaN, its standard error, and how many they are."""
+    users = per_user.size
+    mean = float(per_user.mean()) if users else math.nan
+    if math.isnan(mean):
+        values = per_user[~np.isnan(per_user)]
+        return (math.nan, math.nan, 0) if not values.size else _mean(values)
+    residuals = per_user - mean
+    # Not a product of vectors, which would wake the threads of BLAS: that costs more than the sum.
+    squares = float(np.einsum("i,i", residuals, residuals))
+    return mean, math.sqrt(squares / (users - 1) / users) if users > 1 else math.nan, users
+
+
 def summarize(metric: Metric, per_user: FloatArray, pairs: IntArray | None = None) -> tuple[float, float, int]:
     """Summarize the values of all users: overall value, its standard error, what it counts.
 
@@ -441,15 +454,7 @@ def summarize(metric: Metric, per_user: FloatArray, pairs: IntArray | None = Non
         Number of users, or of pairs for ``rmse`` and ``mae``.
     """
     if not metric.pooled:
-        missing = np.isnan(per_user)
-        values = per_user[~missing] if missing.any() else per_user
-        users = values.size
-        if users < 2:
-            return float(values[0]) if users else math.nan, math.nan, users
-        mean = float(values.mean())
-        # A dot product would wake the threads of BLAS, which costs more than the sum.
-        squares = float(np.square(values - mean).sum())
-        return mean, math.sqrt(squares / (users - 1) / users), users
+        return _mean(per_user)
 
     users = per_user.size
     if pairs is None or pairs.shape != per_user.shape:

@@ -282,12 +282,13 @@ _F1_PARTS = ("precision", "recall")
 def _held_out(
     found: Ranks, test: Interactions, rows: IntArray, train: Interactions | None, depth: int | None
 ) -> HeldOut:
-    indices = _part(test, rows).indices
+    items = _part(test, rows).indices.astype(np.int64)
     counts = None
     if train is not None:
-        counts = np.bincount(train.matrix.indices, minlength=test.shape[1])[indices].astype(np.int64)
+        counts = np.bincount(train.matrix.indices, minlength=test.shape[1])[items].astype(np.int64)
     users = np.repeat(np.arange(rows.size), np.diff(test.matrix.indptr)[rows])
-    return HeldOut(users, test.item_map.ids_of(indices.astype(np.int64)), found.ranks, depth, counts)
+    ids = items if test.item_map.identity else test.items[items]
+    return HeldOut(users, ids, found.ranks, depth, counts)
 
 
 def _count_tied(found: Ranks, k: int) -> int:
