@@ -9,6 +9,7 @@ lists of 20, made by salience from ALS factors.
 - "metrics of given lists": each library has the lists and the held-out items in its own form before the clock
   starts (salience: an array of rows and a CSR; ranx: Run and Qrels; RecTools: frames).
 - "with conversion": from the array of rows and the CSR that all are given.
+- "CPU time": of the first, all threads together, which others on the machine do not lengthen as they do the rest.
 - "with ranking": from factors. salience in one pass; the others by implicit's top-k, as RecTools' own ranker does,
   the fastest that they offer, and then from its arrays.
 """
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
+import time
 from importlib.metadata import version
 from typing import Any
 
@@ -129,6 +132,16 @@ def check(answers: dict[Any, dict[str, float]]) -> float:
     return worst
 
 
+def processor_time(call: Any, rounds: int) -> float:
+    """Return the median seconds of processor time of a call, all threads together."""
+    spent = []
+    for _ in range(rounds):
+        start = time.process_time()
+        call()
+        spent.append(time.process_time() - start)
+    return statistics.median(spent)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--factors", type=int, default=64)
@@ -150,6 +163,8 @@ def main() -> None:
         {str(i): call for i, call in enumerate(named.values())}, rounds=options.rounds, patience=600
     )
     spent = {key: times[str(i)] for i, key in enumerate(named)}
+    for who in WHO:
+        spent[who, "CPU time of given lists"] = processor_time(named[who, WAYS[0]], 2 * options.rounds)
     worst = check({key: answers[str(i)] for i, key in enumerate(named)})
     rows = [
         [way, f"{milliseconds(spent['salience', way])} ms"]
@@ -157,7 +172,7 @@ def main() -> None:
             f"{milliseconds(spent[peer, way])} ms ({spent[peer, way] / spent['salience', way]:.1f}x)"
             for peer in WHO[1:]
         ]
-        for way in WAYS
+        for way in (*WAYS, "CPU time of given lists")
     ]
     shape = f"{len(factors.user_factors):,} users, {len(factors.item_factors):,} items, {options.factors} factors"
     counts = ", ".join(f"{len(answers[str(list(named).index((who, WAYS[0])))])} metrics of {who}" for who in WHO)

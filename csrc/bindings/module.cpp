@@ -129,6 +129,6 @@ PYBIND11_MODULE(_core, module) {
              py::arg("metric"), py::arg("path"));
   module.def("select", select<float>, py::arg("scores").noconvert(), py::arg("k"), py::arg("threads"));
   module.def("select", select<double>, py::arg("scores").noconvert(), py::arg("k"), py::arg("threads"));
-  module.def("random_normal", normal, py::arg("seed"), py::arg("stream"), py::arg("rows"),
-             py::arg("columns"), py::arg("threads") = 0);
+  module.def("random_normal", normal, py::arg("seed"), py::arg("stream"), py::arg("rows"), py::arg("columns"),
+             py::arg("threads") = 0);
 }

@@ -11,8 +11,8 @@
 namespace salience::cpu {
 namespace {
 
-constexpr int64_t kRowUnit = 256;
-constexpr int64_t kRowChunk = 64;  // whose values are gathered before they are written, metric by metric
+constexpr int64_t kRowUnit = 1024;
+constexpr int64_t kRowChunk = 64;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 double quotient(double numerator, double denominator) {
@@ -65,13 +65,39 @@ struct Cutoffs {
   }
 };
 
+// What the hits in the first k of a row add up to.
+struct Sums {
+  double hits = 0.0;
+  double precisions = 0.0;  // at the hits
+  double reciprocals = 0.0;
+  double discounts = 0.0;
+};
+
+// Whether a formula needs more of a row than its sums.
+bool needs_row(RankFormula formula) {
+  switch (formula) {
+    case RankFormula::ndcg_linear:
+    case RankFormula::ndcg_exponential:
+    case RankFormula::rank_biased_precision:
+    case RankFormula::r_precision:
+    case RankFormula::auc:
+    case RankFormula::auc_ordered:
+    case RankFormula::expected_precision:
+    case RankFormula::expected_recall:
+    case RankFormula::expected_ndcg:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// One row: its hits in order, their sums at each cut-off, and the formulas that need them one by one.
 class RowMetrics {
  public:
-  RowMetrics(const RankMetricsArguments& arguments, const Discounts& discounts, const Cutoffs& cutoffs)
-      : arguments_(arguments), discounts_(discounts), cutoffs_(cutoffs), sums_(cutoffs.values.size()) {}
+  RowMetrics(const RankMetricsArguments& arguments, const Discounts& discounts)
+      : arguments_(arguments), discounts_(discounts) {}
 
-  // False where the row has held-out items but none of them a rank.
-  bool load(int64_t row) {
+  void load(int64_t row) {
     const Csr& held_out = arguments_.held_out;
     first_ = held_out.indptr[row];
     last_ = held_out.indptr[row + 1];
@@ -81,61 +107,36 @@ class RowMetrics {
     for (int64_t e = first_; e < last_; ++e)
       if (arguments_.ranks[e] > 0)
         hits_.push_back({arguments_.ranks[e], held_out.values == nullptr ? 1.0f : held_out.values[e]});
-    if (hits_.empty()) return relevant_ == 0;
     std::sort(hits_.begin(), hits_.end(), [](const Hit& a, const Hit& b) { return a.rank < b.rank; });
     linear_.known = exponential_.known = false;
-    for (size_t c = 0; c < sums_.size(); ++c) sums_[c] = sum(cutoffs_.values[c]);
-    return true;
   }
 
-  double value(int64_t number) {
-    const RankMetric& metric = arguments_.metrics[number];
-    if (relevant_ == 0) return kNaN;
+  int64_t relevant() const { return relevant_; }
+  int64_t length() const { return length_; }
+  int64_t first_rank() const { return hits_.empty() ? 0 : hits_.front().rank; }
+
+  Sums sum(int64_t k) const {
+    Sums sums;
+    for (const Hit& hit : hits_) {
+      if (hit.rank > k) break;
+      const double rank = static_cast<double>(hit.rank);
+      sums.hits += 1.0;
+      sums.precisions += sums.hits / rank;
+      sums.reciprocals += 1.0 / rank;
+      sums.discounts += discounts_.at(hit.rank);
+    }
+    return sums;
+  }
+
+  // Of the formulas for which needs_row holds.
+  double value(const RankMetric& metric) {
     const int64_t k = metric.cutoff;
-    // Without a hit, as for most users, everything that adds up what hits gain is 0.
-    const bool missed = hits_.empty() || hits_.front().rank > k;
-    if (missed && metric.formula < RankFormula::r_precision) return 0.0;
-    const Sums& sums = sums_[cutoffs_.of_metric[static_cast<size_t>(number)]];
-    const double relevant = static_cast<double>(relevant_), slots = static_cast<double>(k);
-    const double capped = static_cast<double>(std::min(k, relevant_));
-    const double returned = static_cast<double>(std::min(k, length_));
+    const double slots = static_cast<double>(k), relevant = static_cast<double>(relevant_);
     switch (metric.formula) {
-      case RankFormula::precision:
-        return sums.hits / slots;
-      case RankFormula::precision_returned:
-        return sums.hits / returned;
-      case RankFormula::recall:
-        return sums.hits / relevant;
-      case RankFormula::recall_capped:
-        return sums.hits / capped;
-      case RankFormula::hit_rate:
-        return 1.0;
-      case RankFormula::f1:
-        return 2.0 * sums.hits / (slots + relevant);
-      case RankFormula::average_precision:
-        return sums.precisions / capped;
-      case RankFormula::average_precision_relevant:
-        return sums.precisions / relevant;
-      case RankFormula::average_precision_cutoff:
-        return sums.precisions / slots;
-      case RankFormula::average_precision_returned:
-        return sums.precisions / std::min(relevant, returned);
-      case RankFormula::reciprocal_rank:
-        return 1.0 / static_cast<double>(hits_.front().rank);
-      case RankFormula::all_reciprocal_ranks:
-        return sums.reciprocals;
-      case RankFormula::ndcg:
-        return sums.discounts / discounts_.sum(std::min(k, relevant_));
-      case RankFormula::ndcg_relevant:
-        return sums.discounts / discounts_.sum(relevant_);
-      case RankFormula::ndcg_cutoff:
-        return sums.discounts / discounts_.sum(k);
-      case RankFormula::ndcg_returned:
-        return sums.discounts / discounts_.sum(std::min({k, relevant_, length_}));
       case RankFormula::ndcg_linear:
-        return graded(k, sums, linear_, false);
+        return graded(k, linear_, false);
       case RankFormula::ndcg_exponential:
-        return graded(k, sums, exponential_, true);
+        return graded(k, exponential_, true);
       case RankFormula::rank_biased_precision:
         return rank_biased(k, metric.parameter);
       case RankFormula::r_precision:
@@ -150,10 +151,9 @@ class RowMetrics {
         return expected_hits(k) / relevant;
       case RankFormula::expected_ndcg:
         return expected_discounted(k) / discounts_.sum(std::min(k, relevant_));
-      case RankFormula::count:
-        break;
+      default:
+        return kNaN;
     }
-    return kNaN;
   }
 
  private:
@@ -161,27 +161,6 @@ class RowMetrics {
     int64_t rank;
     float value;
   };
-
-  // What the hits in the first k add up to.
-  struct Sums {
-    double hits = 0.0;
-    double precisions = 0.0;  // at the hits
-    double reciprocals = 0.0;
-    double discounts = 0.0;
-  };
-
-  Sums sum(int64_t k) const {
-    Sums sums;
-    for (const Hit& hit : hits_) {
-      if (hit.rank > k) break;
-      const double rank = static_cast<double>(hit.rank);
-      sums.hits += 1.0;
-      sums.precisions += sums.hits / rank;
-      sums.reciprocals += 1.0 / rank;
-      sums.discounts += discounts_.at(hit.rank);
-    }
-    return sums;
-  }
 
   double rank_biased(int64_t k, double persistence) const {
     double total = 0.0;
@@ -207,14 +186,16 @@ class RowMetrics {
   }
 
   // 0 where no held-out item has a gain: nothing could be gained.
-  double graded(int64_t k, const Sums& sums, Gains& gains, bool exponential) const {
+  double graded(int64_t k, Gains& gains, bool exponential) const {
+    if (hits_.empty() || hits_.front().rank > k) return 0.0;
     if (!gains.known) know(gains, exponential);
     if (gains.ideal.front() == 0.0) return 0.0;
-    if (gains.alike) return sums.discounts / discounts_.sum(std::min(k, relevant_));
+    const int64_t possible = std::min(k, relevant_);
+    if (gains.alike) return sum(k).discounts / discounts_.sum(possible);
     double found = 0.0, ideal = 0.0;
     for (size_t n = 0; n < hits_.size() && hits_[n].rank <= k; ++n)
       found += gains.found[n] * discounts_.at(hits_[n].rank);
-    for (int64_t n = 0; n < std::min(k, relevant_); ++n)
+    for (int64_t n = 0; n < possible; ++n)
       ideal += gains.ideal[static_cast<size_t>(n)] * discounts_.at(n + 1);
     return found / ideal;
   }
@@ -259,8 +240,6 @@ class RowMetrics {
 
   const RankMetricsArguments& arguments_;
   const Discounts& discounts_;
-  const Cutoffs& cutoffs_;
-  std::vector<Sums> sums_;  // one per cut-off
   int64_t first_ = 0;
   int64_t last_ = 0;
   int64_t relevant_ = 0;
@@ -270,13 +249,132 @@ class RowMetrics {
   Gains exponential_;
 };
 
-// How many discounts the metrics can ask for: no more than the largest cut-off and, but for what fills up to
-// the cut-off itself, no more than there are items.
+// The metrics of a chunk of rows: a formula of sums is one loop over all of them.
+class ChunkMetrics {
+ public:
+  ChunkMetrics(const RankMetricsArguments& arguments, const Discounts& discounts, const Cutoffs& cutoffs)
+      : arguments_(arguments),
+        discounts_(discounts),
+        cutoffs_(cutoffs),
+        row_(arguments, discounts),
+        sums_(cutoffs.values.size() * kRowChunk) {}
+
+  void write(int64_t first, int64_t count) {
+    first_ = first;
+    count_ = count;
+    for (int64_t n = 0; n < count; ++n) load(n);
+    for (int64_t m = 0; m < arguments_.out.rows; ++m)
+      if (!needs_row(arguments_.metrics[m].formula)) write_sums(m);
+    for (int64_t n = 0; n < count; ++n) {
+      if (relevant_[n] != 0) continue;
+      for (int64_t m = 0; m < arguments_.out.rows; ++m) arguments_.out.row(m)[first_ + n] = kNaN;
+    }
+  }
+
+ private:
+  void load(int64_t n) {
+    row_.load(first_ + n);
+    relevant_[n] = row_.relevant();
+    length_[n] = row_.length();
+    first_rank_[n] = row_.first_rank();
+    for (size_t c = 0; c < cutoffs_.values.size(); ++c)
+      sums_[c * kRowChunk + static_cast<size_t>(n)] = row_.sum(cutoffs_.values[c]);
+    for (int64_t m = 0; m < arguments_.out.rows; ++m) {
+      const RankMetric& metric = arguments_.metrics[m];
+      if (needs_row(metric.formula)) arguments_.out.row(m)[first_ + n] = row_.value(metric);
+    }
+  }
+
+  // out = value(sums, relevant, slots that count) of every row.
+  template <class Value>
+  void each(int64_t m, Value value) const {
+    const int64_t k = arguments_.metrics[m].cutoff;
+    const Sums* const sums = sums_.data() + cutoffs_.of_metric[static_cast<size_t>(m)] * kRowChunk;
+    double* const out = arguments_.out.row(m) + first_;
+    for (int64_t n = 0; n < count_; ++n) out[n] = value(sums[n], relevant_[n], std::min(k, length_[n]));
+  }
+
+  void write_sums(int64_t m) const {
+    const int64_t k = arguments_.metrics[m].cutoff;
+    const double slots = static_cast<double>(k);
+    const auto real = [](int64_t count) { return static_cast<double>(count); };
+    const auto share = [](double part, double of) { return part == 0.0 ? 0.0 : part / of; };
+    switch (arguments_.metrics[m].formula) {
+      case RankFormula::precision:
+        return each(m, [&](const Sums& s, int64_t, int64_t) { return s.hits / slots; });
+      case RankFormula::precision_returned:
+        return each(m, [&](const Sums& s, int64_t, int64_t n) { return share(s.hits, real(n)); });
+      case RankFormula::recall:
+        return each(m, [&](const Sums& s, int64_t r, int64_t) { return s.hits / real(r); });
+      case RankFormula::recall_capped:
+        return each(m, [&](const Sums& s, int64_t r, int64_t) { return s.hits / real(std::min(k, r)); });
+      case RankFormula::hit_rate:
+        return each(m, [&](const Sums& s, int64_t, int64_t) { return s.hits > 0.0 ? 1.0 : 0.0; });
+      case RankFormula::f1:
+        return each(m, [&](const Sums& s, int64_t r, int64_t) { return 2.0 * s.hits / (slots + real(r)); });
+      case RankFormula::average_precision:
+        return each(m,
+                    [&](const Sums& s, int64_t r, int64_t) { return s.precisions / real(std::min(k, r)); });
+      case RankFormula::average_precision_relevant:
+        return each(m, [&](const Sums& s, int64_t r, int64_t) { return s.precisions / real(r); });
+      case RankFormula::average_precision_cutoff:
+        return each(m, [&](const Sums& s, int64_t, int64_t) { return s.precisions / slots; });
+      case RankFormula::average_precision_returned:
+        return each(m, [&](const Sums& s, int64_t r, int64_t n) {
+          return share(s.precisions, real(std::min(r, n)));
+        });
+      case RankFormula::reciprocal_rank:
+        return write_reciprocal(m);
+      case RankFormula::all_reciprocal_ranks:
+        return each(m, [&](const Sums& s, int64_t, int64_t) { return s.reciprocals; });
+      case RankFormula::ndcg:
+        return each(m, [&](const Sums& s, int64_t r, int64_t) {
+          return s.discounts / discounts_.sum(std::min(k, r));
+        });
+      case RankFormula::ndcg_relevant:
+        return each(m, [&](const Sums& s, int64_t r, int64_t) { return s.discounts / discounts_.sum(r); });
+      case RankFormula::ndcg_cutoff:
+        return each(m, [&](const Sums& s, int64_t, int64_t) { return s.discounts / discounts_.sum(k); });
+      case RankFormula::ndcg_returned:
+        return each(m, [&](const Sums& s, int64_t r, int64_t n) {
+          return share(s.discounts, discounts_.sum(std::min(r, n)));
+        });
+      default:
+        return;
+    }
+  }
+
+  void write_reciprocal(int64_t m) const {
+    const int64_t k = arguments_.metrics[m].cutoff;
+    double* const out = arguments_.out.row(m) + first_;
+    for (int64_t n = 0; n < count_; ++n)
+      out[n] = first_rank_[n] > 0 && first_rank_[n] <= k ? 1.0 / static_cast<double>(first_rank_[n]) : 0.0;
+  }
+
+  const RankMetricsArguments& arguments_;
+  const Discounts& discounts_;
+  const Cutoffs& cutoffs_;
+  RowMetrics row_;
+  int64_t first_ = 0;
+  int64_t count_ = 0;
+  int64_t relevant_[kRowChunk];
+  int64_t length_[kRowChunk];
+  int64_t first_rank_[kRowChunk];
+  std::vector<Sums> sums_;  // cut-off by cut-off, one per row
+};
+
+// How many discounts the metrics can ask for: up to the largest cut-off or row, but for what fills up to the
+// cut-off itself no more than there are items.
 int64_t longest_discount(const RankMetricsArguments& arguments) {
-  int64_t longest = arguments.held_out.columns;
-  for (int64_t m = 0; m < arguments.out.rows; ++m)
-    if (arguments.metrics[m].formula == RankFormula::ndcg_cutoff)
-      longest = std::max(longest, arguments.metrics[m].cutoff);
+  const Csr& held_out = arguments.held_out;
+  int64_t longest = 0;
+  for (int64_t m = 0; m < arguments.out.rows; ++m) {
+    const RankMetric& metric = arguments.metrics[m];
+    const bool filled = metric.formula == RankFormula::ndcg_cutoff;
+    longest = std::max(longest, filled ? metric.cutoff : std::min(metric.cutoff, held_out.columns));
+  }
+  for (int64_t row = 0; row < held_out.rows; ++row)
+    longest = std::max(longest, held_out.indptr[row + 1] - held_out.indptr[row]);
   return longest;
 }
 
@@ -287,28 +385,14 @@ Status rank_metrics(const RankMetricsArguments& arguments, const Context& contex
   const Discounts discounts(longest_discount(arguments));
   const int64_t metrics = arguments.out.rows, rows = arguments.held_out.rows;
   const Cutoffs cutoffs(arguments.metrics, metrics);
-  // Rows without a hit, often most of them, have 0 wherever hits are added up.
-  const bool only_sums = std::all_of(arguments.metrics, arguments.metrics + metrics, [](const RankMetric& m) {
-    return m.formula <= RankFormula::r_precision;
-  });
   const int64_t units = (rows + kRowUnit - 1) / kRowUnit;
   const double operations =
       8.0 * static_cast<double>(arguments.held_out.entries + rows) * static_cast<double>(metrics + 1);
   return parallel_for(context, worker_count(context, units, operations), units, [&](int64_t unit, Worker&) {
-    RowMetrics row_metrics(arguments, discounts, cutoffs);
-    std::vector<double> values(static_cast<size_t>(metrics * kRowChunk));
+    ChunkMetrics chunk(arguments, discounts, cutoffs);
     const int64_t end = std::min(rows, (unit + 1) * kRowUnit);
-    for (int64_t first = unit * kRowUnit; first < end; first += kRowChunk) {
-      const int64_t count = std::min(kRowChunk, end - first);
-      std::fill(values.begin(), values.end(), 0.0);
-      for (int64_t n = 0; n < count; ++n) {
-        if (!row_metrics.load(first + n) && only_sums) continue;
-        for (int64_t m = 0; m < metrics; ++m)
-          values[static_cast<size_t>(m * kRowChunk + n)] = row_metrics.value(m);
-      }
-      for (int64_t m = 0; m < metrics; ++m)
-        std::copy_n(values.data() + m * kRowChunk, count, arguments.out.row(m) + first);
-    }
+    for (int64_t first = unit * kRowUnit; first < end; first += kRowChunk)
+      chunk.write(first, std::min(kRowChunk, end - first));
   });
 }
 

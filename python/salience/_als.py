@@ -22,7 +22,7 @@ Features = Any  # a dense float32 matrix or a CSR matrix
 _PADDING = 16
 _PLAIN_EPOCHS = 1  # before over-relaxation: the first step comes from noise, and goes far enough
 _DIRECT_FEATURES = 2048  # up to so many, the feature weights are solved by Cholesky, beyond by conjugate gradients
-_FEATURE_STEPS = 20
+_FEATURE_STEPS = 8  # an epoch; the next goes on from there
 _FEATURE_TOLERANCE = 1e-5
 
 

@@ -288,6 +288,8 @@ def test_popularity_buckets_hold_all_held_out_items(part, model):
     assert parts.labels == ["0", "1-9", "10+"]
     assert parts.counts.sum() == len(part.test)
     assert parts.values[2] == pytest.approx(found[counts >= 10].mean())
+    assert not (parts.low < 0).any()
+    assert not (report.by_popularity(1, buckets=10).low < 0).any()
     with pytest.raises(ValueError, match="k: 11"):
         report.by_popularity(11)
 

@@ -68,11 +68,14 @@ inline RowOutcome solve_short(const ExactRow& r, float* x) {
   double* const centre = r.vector(0);   // D^-1 ridge prior
   double* const inverse = r.vector(1);  // D^-1/2
   double* const right = r.vector(2);
-  for (int64_t c = 0; c < stride; ++c) {
-    const double dense = c < r.columns() ? r.dense(c) : 1.0;
-    centre[c] = c < r.columns() ? r.pull(c) / dense : 0.0;
-    inverse[c] = 1.0 / __builtin_sqrt(dense);
+  const F64x8 ridge = broadcast8(static_cast<double>(r.a.ridge[r.row]));
+  for (int64_t c = 0; c < stride; c += 8) {
+    const F64x8 dense = c < r.columns() ? add8(ridge, widen8(r.a.diagonal + c)) : broadcast8(1.0);
+    store8(inverse + c, inverse_root8(dense));
+    for (int64_t i = c; i < c + 8; ++i)
+      centre[i] = i < r.columns() ? r.pull(i) * inverse[i] * inverse[i] : 0.0;
   }
+  for (int64_t c = r.columns(); c < stride; ++c) inverse[c] = 0.0;
   double* const z = r.scratch.gathered;
   for (int64_t k = 0; k < order; ++k) {
     double* const out = z + k * stride;

@@ -55,6 +55,7 @@ struct F64x8 {
 inline F64x8 zero8() { return {_mm512_setzero_pd()}; }
 inline F64x8 broadcast8(double x) { return {_mm512_set1_pd(x)}; }
 inline void store8(double* p, F64x8 x) { _mm512_storeu_pd(p, x.v); }
+inline F64x8 inverse_root8(F64x8 x) { return {_mm512_div_pd(_mm512_set1_pd(1.0), _mm512_sqrt_pd(x.v))}; }
 inline F64x8 load8(const double* p) { return {_mm512_loadu_pd(p)}; }
 inline F64x8 widen8(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
 inline F64x8 widen8(const float* p, int64_t count) {
@@ -70,6 +71,20 @@ inline double lane_tree(F64x8 x) {
   const __m256d a = _mm256_add_pd(_mm512_castpd512_pd256(x.v), _mm512_extractf64x4_pd(x.v, 1));
   const __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
   return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
+}
+
+// Lane i: the sum of the lanes of v[i].
+inline F64x8 sum_eight(const F64x8 (&v)[8]) {
+  __m512d pairs[4];
+  for (int i = 0; i < 4; ++i)
+    pairs[i] = _mm512_add_pd(_mm512_unpacklo_pd(v[2 * i].v, v[2 * i + 1].v),
+                             _mm512_unpackhi_pd(v[2 * i].v, v[2 * i + 1].v));
+  __m512d halves[2];
+  for (int i = 0; i < 2; ++i)
+    halves[i] = _mm512_add_pd(_mm512_shuffle_f64x2(pairs[2 * i], pairs[2 * i + 1], 0x44),
+                              _mm512_shuffle_f64x2(pairs[2 * i], pairs[2 * i + 1], 0xEE));
+  return {_mm512_add_pd(_mm512_shuffle_f64x2(halves[0], halves[1], 0x88),
+                        _mm512_shuffle_f64x2(halves[0], halves[1], 0xDD))};
 }
 
 #elif defined(__AVX2__)
@@ -119,6 +134,10 @@ inline F64x8 broadcast8(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)
 inline void store8(double* p, F64x8 x) {
   _mm256_storeu_pd(p, x.low);
   _mm256_storeu_pd(p + 4, x.high);
+}
+inline F64x8 inverse_root8(F64x8 x) {
+  const __m256d one = _mm256_set1_pd(1.0);
+  return {_mm256_div_pd(one, _mm256_sqrt_pd(x.low)), _mm256_div_pd(one, _mm256_sqrt_pd(x.high))};
 }
 inline F64x8 load8(const double* p) { return {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
 inline F64x8 widen8(const float* p) {
@@ -192,6 +211,10 @@ inline F64x8 broadcast8(double x) {
   return F64x8{{both, both, both, both}};
 }
 inline void store8(double* p, F64x8 x) { std::memcpy(p, &x, sizeof x); }
+inline F64x8 inverse_root8(F64x8 x) {
+  for (int i = 0; i < 8; ++i) x.v[i / 2][i % 2] = 1.0 / __builtin_sqrt(x.v[i / 2][i % 2]);
+  return x;
+}
 inline F64x8 load8(const double* p) {
   F64x8 x;
   std::memcpy(&x, p, sizeof x);
@@ -228,6 +251,12 @@ inline double lane_tree(F64x8 x) {
 inline F64x8 multiply_add8(F64x8 a, F64x8 b, F64x8 c) { return exact_multiply_add8(a, b, c); }
 
 #if !defined(__AVX512F__)
+inline F64x8 sum_eight(const F64x8 (&v)[8]) {
+  double sums[8];
+  for (int i = 0; i < 8; ++i) sums[i] = lane_tree(v[i]);
+  return load8(sums);
+}
+
 inline F64x8 widen8(const float* p, int64_t count) {
   float buffer[8] = {};
   std::memcpy(buffer, p, static_cast<size_t>(count) * sizeof(float));

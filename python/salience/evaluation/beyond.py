@@ -79,17 +79,12 @@ class Lists:
         for metric in parse_metrics(metrics):
             if metric.kind != "lists" or metric.cutoff is None:
                 raise ValueError(f"metrics: {metric.name!r}; expected metrics of lists")
-            needs, formula = _FORMULAS[metric.base, metric.convention]
-            self.require(metric, needs)
+            check_given(
+                [metric], counts=self.counts, history=self.history, relevant=self.relevant, features=self.features
+            )
+            _, formula = _FORMULAS[metric.base, metric.convention]
             found[metric.name] = formula(_Top(self, metric.cutoff))
         return found
-
-    def require(self, metric: Metric, needs: Sequence[str]) -> None:
-        """Raise a ValueError where something that ``metric`` needs is missing."""
-        said = {"features": "item_features", "counts": "train", "history": "train", "relevant": "test"}
-        for need in needs:
-            if getattr(self, need) is None:
-                raise ValueError(f"{said[need]}: None; expected what {metric.name!r} is computed from")
 
     @cached_property
     def unit_features(self) -> Any:
@@ -115,6 +110,16 @@ class Lists:
         assert self.counts is not None
         distinct, where = np.unique(self.counts, return_inverse=True)
         return (distinct.size - where).astype(np.int64)
+
+
+def check_given(metrics: Sequence[Metric], **given: Any) -> None:
+    """Raise a ValueError where a metric of lists needs something that is None."""
+    said = {"features": "item_features", "counts": "train", "history": "train", "relevant": "test"}
+    for metric in metrics:
+        needs = _FORMULAS[metric.base, metric.convention][0] if metric.kind == "lists" else ()
+        for need in needs:
+            if given[need] is None:
+                raise ValueError(f"{said[need]}: None; expected what {metric.name!r} is computed from")
 
 
 def as_features(features: Any, items: int) -> Any:
@@ -146,7 +151,7 @@ class _Top:
     @property
     def popularity(self) -> IntArray:
         """Training users of each item."""
-        assert self.lists.counts is not None  # Lists.require has made sure
+        assert self.lists.counts is not None  # check_given has made sure
         return self.lists.counts
 
     @cached_property

@@ -253,6 +253,13 @@ class Metric:
         return f"{self.name}:user" if self.pooled else self.name
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which numbers all values are; infinite where nothing is known."""
+        if self.kind == "ranking":
+            return 0.0, math.inf if self.base == "arhr" else 1.0
+        return (0.0, math.inf) if self.kind == "rating" else (-math.inf, math.inf)
+
+    @property
     def has_users(self) -> bool:
         """Whether every user has a value; otherwise there is only one of all lists together."""
         return self._defined.users

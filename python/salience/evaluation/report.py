@@ -201,13 +201,15 @@ class Report:
         metric : str
             One with a value for every user.
         level : float
-            Of the intervals: means by the normal approximation.
+            Of the intervals: means by the normal approximation, cut to what the metric can be.
         """
         if isinstance(groups, Mapping):
             labels = [groups.get(user, "(none)") for user in self.users[metric].tolist()]
         else:
             labels = np.asarray(groups).tolist()
-        return slices.by_label(self._values(metric), labels, metric=parse_metric(metric).of_users, level=level)
+        parsed = parse_metric(metric)
+        values = self._values(metric)
+        return slices.by_label(values, labels, metric=parsed.of_users, level=level, bounds=parsed.bounds)
 
     def by_history(
         self, metric: str, *, buckets: int = 10, edges: Sequence[int] | None = None, level: float = 0.95
@@ -226,9 +228,15 @@ class Report:
         """
         if metric not in self.history:
             raise ValueError(f"metric: {metric!r} without training counts; expected a report made with train")
-        name = parse_metric(metric).of_users
+        parsed = parse_metric(metric)
         return slices.by_count(
-            self._values(metric), self.history[metric], metric=name, buckets=buckets, edges=edges, level=level
+            self._values(metric),
+            self.history[metric],
+            metric=parsed.of_users,
+            buckets=buckets,
+            edges=edges,
+            level=level,
+            bounds=parsed.bounds,
         )
 
     def by_popularity(
@@ -252,7 +260,14 @@ class Report:
         found = ((held_out.ranks > 0) & (held_out.ranks <= k)).astype(np.float64)
         name = f"share of held-out items in the first {k}"
         return slices.by_count(
-            found, held_out.popularity, metric=name, buckets=buckets, edges=edges, level=level, clusters=held_out.users
+            found,
+            held_out.popularity,
+            metric=name,
+            buckets=buckets,
+            edges=edges,
+            level=level,
+            bounds=(0.0, 1.0),
+            clusters=held_out.users,
         )
 
     def _values(self, metric: str) -> FloatArray:

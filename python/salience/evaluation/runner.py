@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from salience._arrays import describe, thread_count, whole
 from salience.evaluation import _checks, lists, ranks, sources
-from salience.evaluation.beyond import Lists, as_features
+from salience.evaluation.beyond import Lists, as_features, check_given
 from salience.evaluation.metrics import (
     FloatArray,
     IntArray,
@@ -119,7 +119,7 @@ def evaluate(
     -----
     A cut-off may exceed the number of candidates: denominators stay as named, and ``Report.short_lists`` counts
     the lists. The cost is that of an exact top-k search where all metrics have cut-offs; of all inner products in
-    float64 where one needs the ranks of all held-out items. Metrics add O(test interactions) each.
+    float32 where one needs the ranks of all held-out items. Metrics add O(test interactions) each.
     """
     data = as_interactions(train, argument="train"), as_interactions(test, argument="test")
     folded = None if fold_in is None else as_interactions(fold_in, argument="fold_in")
@@ -141,6 +141,7 @@ def evaluate(
     if sampled is not None:
         _check_sampled(ranking, whole(sampled, argument="sampled", least=1))
     _check_model(model, source, ranking, rating, everything=sampled is not None)
+    check_given(parsed, counts=data[0], history=data[0], relevant=data[1], features=item_features)
     features = None if item_features is None else as_features(item_features, data[1].shape[1])
 
     task = _Task(model, *data, folded, _Meter(progress, *_work(data[1], ranking, rating)))
@@ -207,6 +208,7 @@ def evaluate_lists(
     _check_not_empty(held_out)
     if learned is not None:
         _checks.same_axes(learned, held_out)
+    check_given(parsed, counts=learned, history=learned, relevant=held_out, features=item_features)
     whole_lists = any(metric.cutoff is None for metric in parsed)
     k = _largest_cutoff(parsed)
     found = lists.as_rows(recommended, held_out, None if whole_lists else k)

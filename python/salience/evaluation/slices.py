@@ -87,14 +87,17 @@ class Slices:
         }
 
 
-def by_label(values: FloatArray, labels: Sequence[Any], *, metric: str, level: float) -> Slices:
+Bounds = tuple[float, float]
+
+
+def by_label(values: FloatArray, labels: Sequence[Any], *, metric: str, level: float, bounds: Bounds) -> Slices:
     """Average ``values`` of each label, in sorted order of labels."""
     if len(labels) != len(values):
         raise ValueError(f"groups: {len(labels)} of them; expected one for each of the {len(values)} users")
     names = sorted(set(labels), key=lambda label: (str(type(label)), label))
     number = {name: i for i, name in enumerate(names)}
     groups = np.array([number[label] for label in labels], dtype=np.int64)
-    return _average(values, groups, names, metric, level, None)
+    return _average(values, groups, names, metric, level, None, bounds)
 
 
 def by_count(
@@ -105,13 +108,14 @@ def by_count(
     buckets: int,
     edges: Sequence[int] | None,
     level: float,
+    bounds: Bounds,
     clusters: IntArray | None = None,
 ) -> Slices:
     """Average ``values`` in buckets of ``counts``; see :meth:`salience.evaluation.Report.by_history`."""
     starts = _starts(counts, whole(buckets, argument="buckets", least=1)) if edges is None else _edges(edges)
     groups = np.searchsorted(np.array(starts[1:], dtype=np.int64), counts, side="right")
     labels = [_label(first, following) for first, following in zip(starts, [*starts[1:], None], strict=True)]
-    return _average(values, groups, labels, metric, level, clusters)
+    return _average(values, groups, labels, metric, level, clusters, bounds)
 
 
 def _label(first: int, following: int | None) -> str:
@@ -136,7 +140,13 @@ def _edges(edges: Sequence[int]) -> list[int]:
 
 
 def _average(
-    values: FloatArray, groups: IntArray, labels: list[Any], metric: str, level: float, clusters: IntArray | None
+    values: FloatArray,
+    groups: IntArray,
+    labels: list[Any],
+    metric: str,
+    level: float,
+    clusters: IntArray | None,
+    bounds: Bounds,
 ) -> Slices:
     quantile = float(stats.norm.ppf(0.5 + _checks.fraction(level, argument="level") / 2))
     means, errors, counts = (np.full(len(labels), np.nan) for _ in range(3))
@@ -147,7 +157,8 @@ def _average(
             means[group] = values[inside].mean()
             errors[group] = _standard_error(values[inside], None if clusters is None else clusters[inside])
     reach = quantile * errors
-    return Slices(metric, labels, means, means - reach, means + reach, counts.astype(np.int64))
+    low, high = (np.clip(end, *bounds) for end in (means - reach, means + reach))
+    return Slices(metric, labels, means, low, high, counts.astype(np.int64))
 
 
 def _standard_error(values: FloatArray, clusters: IntArray | None) -> float:
