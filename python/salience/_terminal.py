@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from salience import _storage
 
 try:
@@ -66,6 +69,17 @@ def read_titles(path: Path) -> dict[str, str]:
     """Read item titles by the item's id as text, below a header."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         return {row[0]: row[1] for row in list(csv.reader(file))[1:] if len(row) > 1}
+
+
+def read_ids(text: str, known: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Read comma-separated ids: text or whole numbers, as the ``known`` ones are."""
+    names = [name.strip() for name in text.split(",")]
+    if known.dtype == object:
+        return np.array(names, dtype=object)
+    try:
+        return np.array(names, dtype=np.int64)
+    except ValueError:
+        raise ValueError(f"users: {text!r}; expected whole numbers, as in the data") from None
 
 
 def write_csv(columns: Mapping[str, Sequence[Any]], file: Any) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 # First: it says what to install where click or rich is missing.
-from salience._terminal import data_options, errors, progress_bar, read_titles, titles_option, write_csv  # isort: split
+from salience._terminal import data_options, errors, progress_bar, read_ids, read_titles, titles_option, write_csv  # isort: split
 
 import click
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from salience import ALS, Interactions, Popularity, Recommendations, _storage, datasets, show_config
@@ -137,7 +138,7 @@ def recommend(
     if target is not None and target.suffix not in (".csv", ".parquet"):
         raise ValueError(f"output: {target.name}; expected a file that ends in .csv or .parquet")
     model = ALS.load(path)
-    wanted = model.user_map.ids if users is None else _ids(users, model.user_map.ids)
+    wanted = model.user_map.ids if users is None else read_ids(users, model.user_map.ids)
     names = {} if titles is None else read_titles(titles)
     parts = []
     with progress_bar("Recommending") as update:
@@ -150,16 +151,6 @@ def recommend(
     else:
         _write_columns(columns, target)
         errors.print(f"{len(columns['user'])} recommendations for {len(wanted)} users: {target}")
-
-
-def _ids(text: str, known: Any) -> Any:
-    names = [name.strip() for name in text.split(",")]
-    if known.dtype == object:
-        return np.array(names, dtype=object)
-    try:
-        return np.array(names, dtype=np.int64)
-    except ValueError:
-        raise ValueError(f"users: {text!r}; expected whole numbers, as in the data") from None
 
 
 def _columns(parts: list[Recommendations], titles: dict[str, str]) -> dict[str, list[Any]]:
@@ -203,7 +194,7 @@ def _write_columns(columns: dict[str, list[Any]], target: Path) -> None:
 def explain(path: Path, user: str, item: str, count: int, titles: Path | None) -> None:
     """Name the past items behind the score of ITEM for USER."""
     model = ALS.load(path)
-    reason = model.explain(_ids(user, model.user_map.ids)[0], _ids(item, model.item_map.ids)[0])
+    reason = model.explain(read_ids(user, model.user_map.ids)[0], read_ids(item, model.item_map.ids)[0])
     output.print(f"score {reason.score:.4f} = {reason.base:.4f} + {reason.contributions.sum():.4f} from past items")
     names: dict[Any, str] = {} if titles is None else read_titles(titles)
     table = Table("past item", "adds")
@@ -243,5 +234,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli(arguments)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        errors.print(f"[red]salience:[/red] {error}", highlight=False)
+        errors.print(f"[red]salience:[/red] {escape(str(error))}", highlight=False)
         sys.exit(1)

@@ -179,6 +179,7 @@ def test_a_report_of_saved_results(saved, tmp_path):
             ["evaluate", "{ratings}", "--model", "als", "--model", "popularity", "--save", "x"],
             "--save keeps one report",
         ),
+        (["evaluate", "{ratings}", "--model", "{model}"], "'model' was made elsewhere and may know a test part"),
         (["compare"], "Give saved results, or --data with --model"),
         (["compare", "--data", "{ratings}"], "Nothing to fit"),
         (["compare", "{ratings}", "{train}"], "is damaged or no report of salience"),
@@ -188,7 +189,8 @@ def test_a_report_of_saved_results(saved, tmp_path):
     ],
 )
 def test_errors_name_the_argument(folder, arguments, words, capsys):
-    paths = {"ratings": folder / "ratings.csv", "train": folder / "train.csv"}
+    paths = {"ratings": folder / "ratings.csv", "train": folder / "train.csv", "model": folder / "model.safetensors"}
+    paths["model"].touch()
     assert words in fails(capsys, *(argument.format(**paths) for argument in arguments))
 
 
@@ -203,5 +205,6 @@ def test_users_whom_the_data_does_not_know_are_named(folder, capsys, tmp_path):
 
 def test_ids_of_runs_must_be_those_of_the_data(folder, tmp_path, capsys):
     (tmp_path / "other.run").write_text("zoë Q0 1 1 1.0 other\n", encoding="utf-8")
-    text = fails(capsys, "evaluate", folder / "ratings.csv", "--run", tmp_path / "other.run")
+    parts = (folder / "train.csv", "--test", folder / "test.csv")
+    text = fails(capsys, "evaluate", *parts, "--run", tmp_path / "other.run")
     assert "expected ids as in the data, which are numbers" in text

@@ -92,8 +92,15 @@ def bench() -> None:
 @bench.command("topk")
 @click.argument("data", required=False)
 @data_options
-@click.option("--queries", "queries_path", type=click.Path(path_type=Path), help=".npy file of query vectors.")
-@click.option("--items", "items_path", type=click.Path(path_type=Path), help=".npy file of item vectors.")
+@click.option(
+    "--queries",
+    "queries_path",
+    type=click.Path(path_type=Path),
+    help=".npy file of query vectors (measured in float32).",
+)
+@click.option(
+    "--items", "items_path", type=click.Path(path_type=Path), help=".npy file of item vectors (measured in float32)."
+)
 @click.option(
     "--shapes", type=Shapes("queries", "items", "dims", "k"), help="Of random vectors: QUERIESxITEMSxDIMSxK,..."
 )

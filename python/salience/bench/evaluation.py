@@ -213,12 +213,13 @@ def by_ranx(problem: Evaluation) -> dict[str, Call]:
     pairs = {"recall": "recall", "precision": "precision", "ndcg": "ndcg", "map": "map:relevant", "mrr": "mrr",
              "hit_rate": "hit_rate"}  # fmt: skip
     names = {f"{theirs}@{k}": _at(ours, k) for k in problem.cutoffs for theirs, ours in pairs.items()}
-    truth = pd.DataFrame({"q_id": problem.test.rows, "doc_id": problem.test.matrix.indices}).astype(str)
+    # ranx takes text in columns of objects only, which pandas 3 no longer makes by itself.
+    truth = pd.DataFrame({"q_id": problem.test.rows, "doc_id": problem.test.matrix.indices}).astype(str).astype(object)
     qrels = ranx.Qrels.from_df(truth.assign(score=1))
 
     def collect() -> Any:
         users, items, slots = problem.rows()
-        frame = pd.DataFrame({"q_id": users, "doc_id": items}).astype(str)
+        frame = pd.DataFrame({"q_id": users, "doc_id": items}).astype(str).astype(object)
         return ranx.Run.from_df(frame.assign(score=-slots.astype(np.float64)))
 
     ready = None if problem.lists is None else collect()

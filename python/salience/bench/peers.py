@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
+from typing import Any
 
-from salience.bench.environment import cores
+from threadpoolctl import threadpool_limits
 
 
 class UnsupportedError(Exception):
@@ -69,23 +69,7 @@ PEERS = {
 }
 
 
-@contextlib.contextmanager
-def thread_limit(threads: int, *, blas_only: bool = False) -> Iterator[None]:
-    """Hold BLAS (and OpenMP) to ``threads`` where threadpoolctl is installed.
-
-    Raises
-    ------
-    ImportError
-        If it is not, and fewer threads than the cores were asked for: BLAS could not be held to them.
-    """
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        if threads < cores():
-            raise ImportError(
-                f"threads: {threads}, but BLAS can only be limited with threadpoolctl: pip install threadpoolctl"
-            ) from None
-        yield
-        return
-    with threadpool_limits(threads, user_api="blas" if blas_only else None):
-        yield
+def thread_limit(threads: int, *, blas_only: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """Hold BLAS (and OpenMP) to ``threads`` while the block runs."""
+    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(threads, user_api="blas" if blas_only else None)
+    return limits

@@ -20,6 +20,7 @@ from salience._terminal import (
     errors,
     options,
     progress_bar,
+    read_ids,
     read_titles,
     take_columns,
     titles_option,
@@ -61,10 +62,16 @@ format_options = options(
     click.option("--output", type=click.Path(path_type=Path), help="A file instead of the terminal."),
 )
 
-_MODEL_HELP = (
-    "als, popularity, als:factors=128,regularization=5, or the file of a saved ALS model (with --test); "
-    "NAME=... names it. May be given several times."
-)
+subject_options = options(
+    data_options,
+    split_options,
+    click.option("--model", "specs", multiple=True,
+                 help="als, popularity, als:factors=128,regularization=5, or the file of a saved ALS model (with "
+                      "--test); NAME=... names it. May be given several times."),
+    click.option("--run", "runs", multiple=True,
+                 help="Lists of another system, a trec run file such as ranx writes (with --test)."),
+    model_options,
+)  # fmt: skip
 
 
 def _metrics_option(default: str) -> Callable[[Any], Any]:
@@ -84,6 +91,7 @@ class Subject:
     name: str
     make: Callable[[Interactions], Any]
     lists: Mapping[str, Any] | None = None
+    finished: bool = False  # made elsewhere: from what, is not known here
 
 
 @dataclass
@@ -96,12 +104,8 @@ class Evaluated:
 
 @click.command("evaluate")
 @click.argument("data", type=click.Path(path_type=Path))
-@data_options
-@split_options
-@click.option("--model", "specs", multiple=True, help=_MODEL_HELP)
-@click.option("--run", "runs", multiple=True, help="Lists of another system: a trec run file, such as ranx writes.")
+@subject_options
 @_metrics_option("by default some at 10 and 20; RMSE and MAE too where DATA has values")
-@model_options
 @format_options
 @click.option("--save", type=click.Path(path_type=Path),
               help="Also keep the values of every user, for salience compare and report.")  # fmt: skip
@@ -117,11 +121,10 @@ def evaluate_command(
 ) -> None:  # fmt: skip
     """Split DATA, fit ALS (or what --model says), and measure rankings and, where there are values, ratings."""
     given = _Given.of(others)
-    split, settings = given.split(data), given.settings
-    subjects = _subjects(specs, settings) + _runs(runs)
+    settings, subjects = given.settings, _subjects(specs, runs, given)
     if save is not None and len(subjects) > 1:
         raise click.UsageError("--save keeps one report: evaluate one model at a time, or use salience report.")
-    found = Evaluated()
+    found, split = Evaluated(), given.split(data)
     if not subjects:
         subjects = [Subject("implicit ALS", ALS(**settings).fit)]
         if given.columns["value"] is not None and metrics is None:
@@ -140,12 +143,8 @@ def evaluate_command(
 @click.command("compare")
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Fit and compare the models of --model on this file.")
-@data_options
-@split_options
-@click.option("--model", "specs", multiple=True, help=_MODEL_HELP)
-@click.option("--run", "runs", multiple=True, help="Lists of another system: a trec run file, such as ranx writes.")
+@subject_options
 @_metrics_option("by default ndcg@20 and recall@20, of saved results all that they share")
-@model_options
 @click.option("--baseline", help="Compare the others with this one only (default: each with each).")
 @click.option("--level", default=0.95, show_default=True, help="Of intervals; tests are at 1 - level.")
 @click.option("--margin", type=float, help="Also test whether models are equivalent within this difference.")
@@ -173,12 +172,8 @@ def compare_command(
 @click.command("report")
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Fit and measure the models of --model on this file.")
-@data_options
-@split_options
-@click.option("--model", "specs", multiple=True, help=_MODEL_HELP)
-@click.option("--run", "runs", multiple=True, help="Lists of another system: a trec run file, such as ranx writes.")
+@subject_options
 @_metrics_option("by default the usual ones, coverage and novelty at 5, 10, 20 and 50")
-@model_options
 @titles_option
 @click.option("--users", help="Comma-separated ids of example users (default: four who show the range).")
 @click.option("--title", default="How good are the recommendations?", show_default=True)
@@ -196,7 +191,7 @@ def report_command(
     chosen = specs if specs or runs or data is None else ("ALS=als", "Popularity=popularity")
     given = _Given.of(others)
     found, split = _gather(results, data, chosen, runs, wanted, usual, given)
-    examples = None if users is None or split is None else _user_ids(users, split.train)
+    examples = None if users is None or split is None else read_ids(users, split.train.users)
     write_html(
         output,
         found.reports,
@@ -267,12 +262,17 @@ def _joined(train: Interactions, test: Interactions) -> Split:
     return Split(both.select(~mask), both.select(mask))
 
 
-def _subjects(specs: Sequence[str], settings: dict[str, Any]) -> list[Subject]:
-    subjects = [_subject(spec, settings) for spec in specs]
+def _subjects(specs: Sequence[str], runs: Sequence[str], given: _Given) -> list[Subject]:
+    subjects = [_subject(spec, given.settings) for spec in specs] + [_run(path) for path in runs]
     names = [subject.name for subject in subjects]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"model: {name!r} twice; expected different names (NAME=...)")
+    for subject in subjects:
+        if names.count(subject.name) > 1:
+            raise ValueError(f"model: {subject.name!r} twice; expected different names (NAME=...)")
+        if subject.finished and given.test_path is None:
+            raise ValueError(
+                f"model: {subject.name!r} was made elsewhere and may know a test part split off here; "
+                "expected the file of its own test part (--test)"
+            )
     return subjects
 
 
@@ -289,7 +289,7 @@ def _subject(spec: str, settings: dict[str, Any]) -> Subject:
         raise ValueError(
             f"model: {spec!r}; expected {', '.join(_KINDS)} (als:factors=128,...) or the file of a saved model"
         )
-    return Subject(name if named else path.stem, lambda _: ALS.load(path))
+    return Subject(name if named else path.stem, lambda _: ALS.load(path), finished=True)
 
 
 def _make(kind: str, spec: str, text: str, settings: dict[str, Any]) -> Any:
@@ -312,8 +312,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def _runs(paths: Sequence[str]) -> list[Subject]:
-    return [Subject(Path(path).stem, lambda _: None, read_run(path)) for path in paths]
+def _run(path: str) -> Subject:
+    return Subject(Path(path).stem, lambda _: None, read_run(path), finished=True)
 
 
 def _measure(found: Evaluated, subject: Subject, split: Split, metrics: Sequence[str], threads: int | None) -> None:
@@ -359,7 +359,7 @@ def _gather(
                 raise ValueError(f"results: {path.stem!r} twice; expected files of different names")
             found.reports[path.stem] = Report.load(path)
         return found, None
-    subjects = _subjects(specs, given.settings) + _runs(runs)
+    subjects = _subjects(specs, runs, given)
     if not subjects:
         raise click.UsageError("Nothing to fit: give --model or --run.")
     split = given.split(data)
@@ -422,16 +422,6 @@ def _csv(columns: Mapping[str, Sequence[Any]]) -> str:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _user_ids(text: str, train: Interactions) -> list[Any]:
-    names = _names(text)
-    if train.users.dtype == object:
-        return names
-    try:
-        return [int(name) for name in names]
-    except ValueError:
-        raise ValueError(f"users: {text!r}; expected whole numbers, as in the data") from None
 
 
 def _sentence(data: Path, split: Split, given: _Given) -> str:

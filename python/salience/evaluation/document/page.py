@@ -32,7 +32,7 @@ def write_html(
     models: Mapping[str, Any] | None = None,
     train: Interactions | None = None,
     titles: Mapping[Any, str] | None = None,
-    users: Sequence[Any] | None = None,
+    users: Any = None,
     title: str = "How good are the recommendations?",
     subtitle: str = "",
     notes: Sequence[str] = (),
@@ -59,7 +59,7 @@ def write_html(
         What the models have learned from: the past of the example users.
     titles : mapping of item id to str, optional
         By id, or by the id as text.
-    users : sequence of ids, optional
+    users : sequence or array of ids, optional
         Example users; some with little, typical and much history, and one without a hit, where not given.
     title, subtitle : str
     notes : sequence of str
