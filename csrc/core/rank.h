@@ -50,7 +50,9 @@ struct Rank {
     std::memcpy(&score, &bits, sizeof score);
     return score;
   }
-  SALIENCE_HOST_DEVICE static int64_t item(Key key) { return static_cast<uint32_t>(~static_cast<uint32_t>(key)); }
+  SALIENCE_HOST_DEVICE static int64_t item(Key key) {
+    return static_cast<uint32_t>(~static_cast<uint32_t>(key));
+  }
 };
 
 }  // namespace salience

@@ -81,7 +81,9 @@ class ScreeningBound {
   }
 
   // Of ErrorCoefficients: the same for every query.
-  SALIENCE_HOST_DEVICE double squared_norm_coefficient() const { return metric_ == Metric::euclidean ? kSquareRounding : 0.0; }
+  SALIENCE_HOST_DEVICE double squared_norm_coefficient() const {
+    return metric_ == Metric::euclidean ? kSquareRounding : 0.0;
+  }
 
   // The level that a lower bound on k items' S stands for. Scores beyond fp32 are infinite and tie.
   SALIENCE_HOST_DEVICE double level_of_screened(double lower, double offset, double query_norm) const {

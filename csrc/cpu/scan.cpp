@@ -62,7 +62,8 @@ GroupScan::GroupScan(const Request& request, int64_t first, int64_t count)
       catalogue_(*request.catalogue),
       first_(first),
       count_(count),
-      bound_(catalogue_.metric, accumulation_error(kernels().encoding, catalogue_.columns), catalogue_.centre_norm),
+      bound_(catalogue_.metric, accumulation_error(kernels().encoding, catalogue_.columns),
+             catalogue_.centre_norm),
       queries_(static_cast<size_t>(count)),
       best_(static_cast<size_t>(count), Reservoir<Key>(request.k)) {
   canonical_.assign(request.queries, first, count);

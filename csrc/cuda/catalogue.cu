@@ -1,9 +1,8 @@
-#include "cuda/catalogue.h"
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "cuda/catalogue.h"
 #include "cuda/kernels/encode.cuh"
 
 namespace salience::cuda {
@@ -63,10 +62,17 @@ Packed Packed::make(const VectorsView& items, Metric metric, Stream stream) {
                                         largest.data(), depth, packed.halves_.data(), packed.bounds_.data(),
                                         packed.regular_.data(), packed.squares_.data(), packed.scale_.data(),
                                         packed.irregular_.data(), packed.irregular_count_.data()}));
-  packed.view_ = {packed.halves_.data(), packed.bounds_.data(),    packed.regular_.data(),
-                  packed.squares_.data(), packed.scale_.data(),    packed.irregular_.data(),
-                  packed.irregular_count_.data(), packed.norms_.data(), centre,
-                  items.rows,             depth};
+  packed.view_ = {packed.halves_.data(),
+                  packed.bounds_.data(),
+                  packed.regular_.data(),
+                  packed.squares_.data(),
+                  packed.scale_.data(),
+                  packed.irregular_.data(),
+                  packed.irregular_count_.data(),
+                  packed.norms_.data(),
+                  centre,
+                  items.rows,
+                  depth};
   return packed;
 }
 
@@ -85,19 +91,19 @@ EncodedQueries encode(const Matrix<const float>& queries, Metric metric, const P
   SALIENCE_LAUNCH(
       measure_rows, (LaunchShape{(count + kMeasured - 1) / kMeasured, kEncodeThreads, 0}), stream,
       (MeasureArguments{rows, metric, items.centre, squares.data(), norms.data(), largest.data()}));
-  SALIENCE_LAUNCH(encode_queries,
-                  (LaunchShape{encoded.padded / (kEncodeThreads / 32), kEncodeThreads, 0}), stream,
-                  (EncodeQueriesArguments{queries, metric, items.centre, squares.data(), norms.data(),
-                                          items.depth, encoded.halves.data(), encoded.facts.data(),
-                                          encoded.flags.data(), best, k}));
+  SALIENCE_LAUNCH(
+      encode_queries, (LaunchShape{encoded.padded / (kEncodeThreads / 32), kEncodeThreads, 0}), stream,
+      (EncodeQueriesArguments{queries, metric, items.centre, squares.data(), norms.data(), items.depth,
+                              encoded.halves.data(), encoded.facts.data(), encoded.flags.data(), best, k}));
   return encoded;
 }
 
 Array<uint32_t> usable_bits(const PackedView& items, const uint8_t* allowed, Stream stream) {
   const int64_t words = tiles_of(items.rows) * kWordsPerTile;
   Array<uint32_t> usable(words, stream, "the filters");
-  SALIENCE_LAUNCH(mark_usable, (LaunchShape{(words + kEncodeThreads - 1) / kEncodeThreads, kEncodeThreads, 0}),
-                  stream, (UsableArguments{items.regular, allowed, items.rows, words, usable.data()}));
+  SALIENCE_LAUNCH(mark_usable,
+                  (LaunchShape{(words + kEncodeThreads - 1) / kEncodeThreads, kEncodeThreads, 0}), stream,
+                  (UsableArguments{items.regular, allowed, items.rows, words, usable.data()}));
   return usable;
 }
 

@@ -44,8 +44,8 @@ Elements elements_of(const View& view) {
 template <class T>
 class Input {
  public:
-  Input(const View& view, cuda::Stream stream) : view_{reinterpret_cast<const T*>(view.address), view.rows,
-                                                       view.columns, view.row_stride} {
+  Input(const View& view, cuda::Stream stream)
+      : view_{reinterpret_cast<const T*>(view.address), view.rows, view.columns, view.row_stride} {
     if (view.on_device) return;
     copy_ = {view.rows * view.columns, stream, "the input"};
     const auto* from = reinterpret_cast<const T*>(view.address);
@@ -126,7 +126,7 @@ Status select_as(const View& scores, int64_t k, const View& ids, const View& val
 }
 
 void select_rows(const View& scores, int64_t k, const View& ids, const View& values,
-            std::optional<uintptr_t> stream) {
+                 std::optional<uintptr_t> stream) {
   run(1, [&](const Context&) {
     const cuda::DeviceScope scope(on_device(scores));
     const cuda::Stream order = stream_of(stream);
@@ -221,7 +221,8 @@ py::dict topk(const View& queries, const View& items, int64_t k, const std::stri
                      });
 }
 
-py::tuple probe(const Floats& queries, const Floats& items, const std::string& metric, const std::string& path) {
+py::tuple probe(const Floats& queries, const Floats& items, const std::string& metric,
+                const std::string& path) {
   const auto q = matrix("queries", queries), x = matrix("items", items);
   py::array_t<double> values({q.rows, x.rows}), errors({q.rows, x.rows}), norms(q.rows), centre(q.columns);
   const SimilarityArguments arguments{q, x, metric_of(metric), {}};
@@ -287,9 +288,10 @@ DeviceIndex remove_rows(const DeviceIndex& from, const Rows& rows) {
   });
 }
 
-py::dict search(const DeviceIndex& from, const View& queries, int64_t k, const std::optional<Pattern>& exclude,
-                const std::optional<View>& allowed, const View& ids, const View& scores,
-                std::optional<uintptr_t> stream, const std::string& path, const py::dict& tuning) {
+py::dict search(const DeviceIndex& from, const View& queries, int64_t k,
+                const std::optional<Pattern>& exclude, const std::optional<View>& allowed, const View& ids,
+                const View& scores, std::optional<uintptr_t> stream, const std::string& path,
+                const py::dict& tuning) {
   check_k(k, from.index.present());
   const Request request{queries, k, exclude, allowed, ids, scores, stream, path, tuning};
   return search_with(request, from.index.rows(), from.index.metric(), nullptr, from.index.device_rows(),
@@ -340,6 +342,13 @@ class DeviceArray {
     found["version"] = 3;
     return found;
   }
+  void assign(const py::array& from) const {
+    if (from.nbytes() != memory_.bytes() || !(from.flags() & py::array::c_style))
+      throw py::value_error("from: " + std::to_string(from.nbytes()) + " bytes; expected " +
+                            std::to_string(memory_.bytes()) + ", side by side");
+    cuda::copy(memory_.data(), from.data(), memory_.bytes(), cuda::default_stream());
+    cuda::synchronize(cuda::default_stream());
+  }
   py::array numpy() const {
     py::array out(py::dtype(typestr_), std::vector<py::ssize_t>{rows_, columns_});
     cuda::copy(out.mutable_data(), memory_.data(), memory_.bytes(), cuda::default_stream());
@@ -383,6 +392,7 @@ PYBIND11_MODULE(SALIENCE_CUDA_MODULE, module) {
   py::class_<DeviceArray>(module, "DeviceArray")
       .def(py::init<int64_t, int64_t, std::string, std::optional<uintptr_t>>(), py::arg("rows"),
            py::arg("columns"), py::arg("typestr"), py::arg("stream"))
+      .def("assign", &DeviceArray::assign, py::arg("source"))
       .def("numpy", &DeviceArray::numpy)
       .def_property_readonly("__cuda_array_interface__", &DeviceArray::interface);
   py::class_<DeviceIndex>(module, "Index")

@@ -6,9 +6,9 @@
 // compares is in units of s T, in float32: levels rounded down, errors rounded up.
 //
 // Accumulation (of core/screening_bound.h). A matrix instruction adds 16 products to a sum, or 8 and 8, with
-// their significands cut off below 2^-23 of the largest term in the worst design; every term and sum is at most
-// |v^||z^|. Twice nine terms and two roundings: 20 2^-23 |v^||z^| for each 16 dimensions, which also covers
-// fused multiply-adds in float32. The sum of all steps is g = G / (1 - G), G = 1.25 depth 2^-23.
+// their significands cut off below 2^-23 of the largest term in the worst design; every term and sum is at
+// most |v^||z^|. Twice nine terms and two roundings: 20 2^-23 |v^||z^| for each 16 dimensions, which also
+// covers fused multiply-adds in float32. The sum of all steps is g = G / (1 - G), G = 1.25 depth 2^-23.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +18,11 @@
 namespace salience::cuda {
 
 inline constexpr int kTileRows = 128;
-inline constexpr int kDepthStep = 32;           // rows of halves are padded to a multiple of this
-inline constexpr int kWordsPerTile = kTileRows / 32;  // one bit per item
-inline constexpr double kLargestNorm = 1e150;   // the square is finite in float64
-inline constexpr double kRoundedUp = 1.0 + 0x1.0p-40;  // over the rounding of sums in float64
-inline constexpr double kLargestFactor = 0x1.0p60;     // T / s: euclidean queries beyond are scored exactly
+inline constexpr int kDepthStep = 32;                    // rows of halves are padded to a multiple of this
+inline constexpr int kWordsPerTile = kTileRows / 32;     // one bit per item
+inline constexpr double kLargestNorm = 1e150;            // the square is finite in float64
+inline constexpr double kRoundedUp = 1.0 + 0x1.0p-40;    // over the rounding of sums in float64
+inline constexpr double kLargestFactor = 0x1.0p60;       // T / s: euclidean queries beyond are scored exactly
 inline constexpr double kSmallestTileScale = 0x1.0p-60;  // t / T
 inline constexpr uint32_t kMostIrregular = 1024;  // items that are not finite; beyond, nothing is screened
 
@@ -52,15 +52,15 @@ struct TileBound {
 };
 
 struct PackedView {
-  const uint16_t* halves = nullptr;    // tiles x kTileRows x depth
-  const TileBound* bounds = nullptr;   // one per tile
-  const uint32_t* regular = nullptr;   // kWordsPerTile words per tile: finite items
-  const float* squares = nullptr;      // euclidean: |z|^2 / (2 T^2), one per row of every tile
-  const double* scale = nullptr;       // T
+  const uint16_t* halves = nullptr;     // tiles x kTileRows x depth
+  const TileBound* bounds = nullptr;    // one per tile
+  const uint32_t* regular = nullptr;    // kWordsPerTile words per tile: finite items
+  const float* squares = nullptr;       // euclidean: |z|^2 / (2 T^2), one per row of every tile
+  const double* scale = nullptr;        // T
   const uint32_t* irregular = nullptr;  // the other items, at most kMostIrregular of them
   const uint32_t* irregular_count = nullptr;
-  const double* norms = nullptr;       // canonical squared norms of the caller's rows
-  const double* centre = nullptr;      // euclidean: `columns`, and its norm; null: zero
+  const double* norms = nullptr;   // canonical squared norms of the caller's rows
+  const double* centre = nullptr;  // euclidean: `columns`, and its norm; null: zero
   int64_t rows = 0;
   int64_t depth = 0;
 };

@@ -1,6 +1,6 @@
-#include "cuda/runtime.h"
-
 #include <cuda_runtime.h>
+
+#include "cuda/runtime.h"
 
 namespace salience::cuda {
 namespace {

@@ -10,11 +10,12 @@ namespace {
 
 constexpr int64_t kShortRow = 8192;  // not worth a sample
 
-// The rank in a sample that about twice k of the row reach, and k almost surely: four standard deviations above
-// what k corresponds to. 0 where sampling would not pay.
+// The rank in a sample that about twice k of the row reach, and k almost surely: four standard deviations
+// above what k corresponds to. 0 where sampling would not pay.
 int64_t sample_rank(int64_t columns, int64_t k, int64_t sampled) {
   if (columns <= kShortRow || 16 * k > columns) return 0;
-  const double expected = static_cast<double>(k) * static_cast<double>(sampled) / static_cast<double>(columns);
+  const double expected =
+      static_cast<double>(k) * static_cast<double>(sampled) / static_cast<double>(columns);
   const auto rank = static_cast<int64_t>(expected + 4.0 * std::sqrt(expected) + 4.0);
   return 2 * rank <= sampled ? rank : 0;
 }
@@ -28,7 +29,8 @@ Status select(const SelectArguments<T>& arguments, Stream stream) {
   if (scores.rows == 0) return {};
   const int64_t sampled = std::min<int64_t>(kMostSampled, scores.columns / 64 * 16);
   const int64_t rank = sample_rank(scores.columns, k, sampled);
-  const auto expected = static_cast<double>(rank) * static_cast<double>(scores.columns) / static_cast<double>(std::max<int64_t>(1, sampled));
+  const auto expected = static_cast<double>(rank) * static_cast<double>(scores.columns) /
+                        static_cast<double>(std::max<int64_t>(1, sampled));
   SelectRowsArguments<T> a{};
   a.scores = scores;
   a.k = k;

@@ -3,8 +3,8 @@
 // a block's lanes as fibers of one thread.
 //
 // Every warp has 32 lanes and warp operations take part with all of them: kernels never call one in a branch
-// that some lanes of the warp skip. Blocks are one-dimensional, in multiples of 32 threads. A kernel takes one
-// struct by value and gets its shared memory from shared_memory<T>().
+// that some lanes of the warp skip. Blocks are one-dimensional, in multiples of 32 threads. A kernel takes
+// one struct by value and gets its shared memory from shared_memory<T>().
 #pragma once
 
 #include <cstdint>
@@ -61,9 +61,9 @@ SALIENCE_DEVICE uint64_t atomic_max(uint64_t* at, uint64_t value) {
   return atomicMax(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(value));
 }
 
-// Sixteen bytes from global to shared memory, both aligned to 16. They are there after copy_async_wait<N>, which
-// waits for all groups but the last N (a group is what lies between two commits), and for other threads after
-// a barrier that follows.
+// Sixteen bytes from global to shared memory, both aligned to 16. They are there after copy_async_wait<N>,
+// which waits for all groups but the last N (a group is what lies between two commits), and for other threads
+// after a barrier that follows.
 SALIENCE_DEVICE void copy_async(void* shared, const void* global) {
 #if __CUDA_ARCH__ >= 800
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));

@@ -1,7 +1,7 @@
 // Exact top-k on the device: a scan in halves whose few survivors are scored canonically.
 //
-// A scan goes in rounds: a sample sets the first level of every query, then slices of the tiles follow, each so
-// long that its survivors should fit their buffers, and between them levels rise and buffers are cleared.
+// A scan goes in rounds: a sample sets the first level of every query, then slices of the tiles follow, each
+// so long that its survivors should fit their buffers, and between them levels rise and buffers are cleared.
 // Where a buffer overflows all the same, the query's level is raised by canonical scores and all tiles are
 // scanned once more for it; where that overflows too, and for queries that no bound can serve, every item is
 // scored. Nothing of this changes the answer.
@@ -19,12 +19,12 @@ namespace salience::cuda {
 namespace {
 
 constexpr int64_t kLeastCapacity = 4096;
-constexpr int64_t kLeastSample = 128;             // tiles
-constexpr int64_t kSurvivorBytes = 512ll << 20;   // of one group of queries
-constexpr int64_t kKeyBytes = 256ll << 20;        // of the exact path at a time
-constexpr int64_t kFewestScreened = 4096;         // items
-constexpr int64_t kFewestPacked = 4;              // queries for which packing pays within one call
-constexpr int64_t kReserve = 64ll << 20;          // of free memory, for others
+constexpr int64_t kLeastSample = 128;            // tiles
+constexpr int64_t kSurvivorBytes = 512ll << 20;  // of one group of queries
+constexpr int64_t kKeyBytes = 256ll << 20;       // of the exact path at a time
+constexpr int64_t kFewestScreened = 4096;        // items
+constexpr int64_t kFewestPacked = 4;             // queries for which packing pays within one call
+constexpr int64_t kReserve = 64ll << 20;         // of free memory, for others
 
 int64_t blocks_of(int64_t count, int64_t per_block) { return (count + per_block - 1) / per_block; }
 
@@ -83,12 +83,14 @@ class Search {
         context_(context),
         stream_(context.stream),
         device_(device),
-        queries_{arguments.queries.row(first), count, arguments.queries.columns, arguments.queries.row_stride},
+        queries_{arguments.queries.row(first), count, arguments.queries.columns,
+                 arguments.queries.row_stride},
         count_(count),
         first_(first),
         exclusions_(arguments.exclude, first, count, stream_),
         best_(count * arguments.k, stream_, "the best items"),
-        scratch_(arguments.k > kSharedKeys ? count * power_of_two(arguments.k) : 0, stream_, "the best items") {}
+        scratch_(arguments.k > kSharedKeys ? count * power_of_two(arguments.k) : 0, stream_,
+                 "the best items") {}
 
   void offer(const Block& block);
   void write();
@@ -130,10 +132,10 @@ int64_t sample_size(int64_t tiles, int64_t k, int64_t left_out) {
 
 Path Search::choose_path(const Block& block) const {
   const int64_t items = block.items.rows, k = arguments_.k;
-  if (items == 0) return Path::exact;
+  if (items == 0 || block.items.columns == 0) return Path::exact;
   if (arguments_.path == Path::exact) return Path::exact;
-  const bool few = count_ <= kFewQueries && few_bytes(count_ <= 8 ? 1 : 8, depth_of(block.items.columns)) <=
-                                                device_.shared_bytes;
+  const bool few = count_ <= kFewQueries &&
+                   few_bytes(count_ <= 8 ? 1 : 8, depth_of(block.items.columns)) <= device_.shared_bytes;
   if (arguments_.path == Path::rows && few) return Path::rows;
   if (arguments_.path != Path::automatic) return Path::panels;
   if (items < kFewestScreened || 8 * k >= items) return Path::exact;
@@ -158,8 +160,8 @@ void Search::offer(const Block& block) {
 
 void Search::plan(const PackedView& packed) {
   const int64_t k = arguments_.k, tiles = tiles_of(packed.rows);
-  capacity_ = std::max(k, context_.tuning.capacity > 0 ? context_.tuning.capacity
-                                                       : std::max(4 * k, kLeastCapacity));
+  capacity_ =
+      std::max(k, context_.tuning.capacity > 0 ? context_.tuning.capacity : std::max(4 * k, kLeastCapacity));
   capacity_ = std::min(capacity_, std::max(packed.rows, k));
   stride_ = capacity_ + kMostIrregular;
   sample_tiles_ = context_.tuning.sample_tiles >= 0 ? std::min(context_.tuning.sample_tiles, tiles)
@@ -170,7 +172,8 @@ void Search::plan(const PackedView& packed) {
 void Search::screen(const Block& block, const PackedView& packed, Path path) {
   plan(packed);
   const int64_t tiles = tiles_of(packed.rows), step = coprime_step(tiles);
-  encoded_ = encode(queries_, arguments_.metric, packed, has_best_ ? best_.data() : nullptr, arguments_.k, stream_);
+  encoded_ =
+      encode(queries_, arguments_.metric, packed, has_best_ ? best_.data() : nullptr, arguments_.k, stream_);
   bounds_ = {encoded_.padded, stream_, "the queries"};
   survivors_ = {count_ * stride_, stream_, "the survivors"};
   counts_ = {count_, stream_, "the survivors"};
@@ -184,8 +187,7 @@ void Search::screen(const Block& block, const PackedView& packed, Path path) {
     compact(block, packed, Turn::first, true);
   }
   // What a slice lets pass, k times its share of what came before, should fill half the buffer.
-  const double growth =
-      static_cast<double>(capacity_) / 2.0 / (1.5 * static_cast<double>(arguments_.k));
+  const double growth = static_cast<double>(capacity_) / 2.0 / (1.5 * static_cast<double>(arguments_.k));
   int64_t seen = sample_tiles_;
   for (int64_t first = 0; first < tiles;) {
     const auto fitting = static_cast<int64_t>(std::min(static_cast<double>(seen) * growth, 1e15));
@@ -220,11 +222,12 @@ void Search::set_bounds_for(Turn turn, const PackedView& packed) {
   SALIENCE_LAUNCH(set_bounds, (LaunchShape{blocks_of(encoded_.padded, kSelectThreads), kSelectThreads, 0}),
                   stream_,
                   (BoundArguments{arguments_.metric, turn, packed.scale, packed.irregular_count,
-                                  encoded_.facts.data(), encoded_.flags.data(), bounds_.data(), counts_.data(),
-                                  lost_.data(), count_, encoded_.padded}));
+                                  encoded_.facts.data(), encoded_.flags.data(), bounds_.data(),
+                                  counts_.data(), lost_.data(), count_, encoded_.padded}));
 }
 
-void Search::scan(const Block& block, const PackedView& packed, Path path, const Visits& visits, bool sample) {
+void Search::scan(const Block& block, const PackedView& packed, Path path, const Visits& visits,
+                  bool sample) {
   ScreenArguments a{};
   a.items = packed;
   a.usable = block.allowed == nullptr ? packed.regular : usable_.data();
@@ -308,18 +311,21 @@ std::vector<uint32_t> Search::read_flags() const {
 }
 
 // Scores every item for all queries, or for `rows` of them.
-void Search::score_exactly(const Block& block, const std::vector<uint32_t>* rows, const double* item_squares) {
-  const int64_t items = block.items.rows, wanted = rows == nullptr ? count_ : static_cast<int64_t>(rows->size());
+void Search::score_exactly(const Block& block, const std::vector<uint32_t>* rows,
+                           const double* item_squares) {
+  const int64_t items = block.items.rows,
+                wanted = rows == nullptr ? count_ : static_cast<int64_t>(rows->size());
   const bool cosine = arguments_.metric == Metric::cosine;
-  const VectorsView queries{queries_.data, ElementType::float32, count_, queries_.columns, queries_.row_stride};
+  const VectorsView queries{queries_.data, ElementType::float32, count_, queries_.columns,
+                            queries_.row_stride};
   Array<double> query_squares, measured;
   if (cosine) query_squares = squared_norms(queries, stream_);
   if (cosine && item_squares == nullptr) {
     measured = squared_norms(block.items, stream_);
     item_squares = measured.data();
   }
-  const int64_t at_a_time =
-      std::min(wanted, std::max<int64_t>(1, kKeyBytes / (8 * std::max<int64_t>(items, 1)) / kPairRows * kPairRows));
+  const int64_t at_a_time = std::min(
+      wanted, std::max<int64_t>(1, kKeyBytes / (8 * std::max<int64_t>(items, 1)) / kPairRows * kPairRows));
   const Array<uint64_t> keys(at_a_time * items, stream_, "scores of every item");
   Array<uint32_t> order(wanted, stream_, "scores of every item");
   std::vector<uint32_t> numbers;
@@ -349,7 +355,8 @@ void Search::score_exactly(const Block& block, const std::vector<uint32_t>* rows
     } else {
       SALIENCE_LAUNCH(key_tile<false>, shape, stream_, pairs);
     }
-    SALIENCE_LAUNCH(select_best, (LaunchShape{count, kSelectThreads, sizeof(SelectShared<uint64_t>)}), stream_,
+    SALIENCE_LAUNCH(select_best, (LaunchShape{count, kSelectThreads, sizeof(SelectShared<uint64_t>)}),
+                    stream_,
                     (SelectBestArguments{keys.data(), items, items, order.data() + start, arguments_.k,
                                          has_best_, best_.data(), scratch_.data()}));
   }
@@ -371,7 +378,8 @@ int64_t group_size(int64_t k, int64_t queries) {
   return std::min(queries, std::max<int64_t>(1, kSurvivorBytes / each / kPanelQueries) * kPanelQueries);
 }
 
-// --- Items that come from the host ---------------------------------------------------------------------------
+// --- Items that come from the host
+// ---------------------------------------------------------------------------
 
 // Brings block after block to the device: while one is searched the next is on its way. The pinned copies and
 // the device's are two of each.
@@ -435,12 +443,13 @@ class Feeder {
 };
 
 // Rows of a block: all where they fit beside what a search needs, else as many as fit twice.
-int64_t fitting_rows(const TopKArguments& arguments, const SearchContext& context, const DeviceDescription& device) {
+int64_t fitting_rows(const TopKArguments& arguments, const SearchContext& context,
+                     const DeviceDescription& device) {
   const Elements& items = arguments.items;
   if (context.tuning.block_rows > 0) return context.tuning.block_rows;
   const int64_t group = group_size(arguments.k, arguments.queries.rows), k = arguments.k;
-  const int64_t search = group * (8 * (std::max(4 * k, kLeastCapacity) + kMostIrregular + 4 * k) +
-                                  2 * depth_of(items.columns));
+  const int64_t search =
+      group * (8 * (std::max(4 * k, kLeastCapacity) + kMostIrregular + 4 * k) + 2 * depth_of(items.columns));
   const int64_t raw = items.columns * element_bytes(items.type);
   const int64_t packed = Packed::row_bytes(items.columns, arguments.metric);
   // Scores of every item for one panel row at least, should a query need them.
@@ -496,11 +505,14 @@ Status topk(const TopKArguments& arguments, const SearchContext& context) {
   return search_blocks(arguments, context, nullptr);
 }
 
-// --- Index ----------------------------------------------------------------------------------------------------
+// --- Index
+// ----------------------------------------------------------------------------------------------------
 
 VectorsView Index::view() const { return {device_->rows.data(), type_, rows_, columns_, columns_}; }
 
-int64_t Index::bytes() const { return device_->rows.bytes() + device_->packed.bytes() + (flags_ ? rows_ : 0); }
+int64_t Index::bytes() const {
+  return device_->rows.bytes() + device_->packed.bytes() + (flags_ ? rows_ : 0);
+}
 
 void Index::set_flags(std::vector<uint8_t> flags, Stream stream) {
   present_ = static_cast<int64_t>(flags.size()) - std::count(flags.begin(), flags.end(), uint8_t{0});
@@ -559,7 +571,8 @@ Status Index::add(const Elements& vectors, Stream stream, Index& out) const {
   return {};
 }
 
-Status Index::update(const int64_t* rows, int64_t count, const Elements& vectors, Stream stream, Index& out) const {
+Status Index::update(const int64_t* rows, int64_t count, const Elements& vectors, Stream stream,
+                     Index& out) const {
   Index next = *this;
   const int64_t bytes = columns_ * element_bytes(type_);
   const auto fill = [&](unsigned char* to) {
@@ -581,7 +594,8 @@ Status Index::update(const int64_t* rows, int64_t count, const Elements& vectors
 
 Status Index::remove(const int64_t* rows, int64_t count, Stream stream, Index& out) const {
   Index next = *this;
-  std::vector<uint8_t> flags = flags_ ? *flags_ : std::vector<uint8_t>(static_cast<size_t>(rows_), uint8_t{1});
+  std::vector<uint8_t> flags =
+      flags_ ? *flags_ : std::vector<uint8_t>(static_cast<size_t>(rows_), uint8_t{1});
   for (int64_t n = 0; n < count; ++n) {
     uint8_t& flag = flags[static_cast<size_t>(rows[n])];
     if (flag == 0) return Status::invalid("rows: " + std::to_string(rows[n]) + " was removed before");
@@ -622,14 +636,17 @@ void Index::download(void* to, Stream stream) const {
   synchronize(stream);
 }
 
-// --- For tests of the bound -----------------------------------------------------------------------------------
+// --- For tests of the bound
+// -----------------------------------------------------------------------------------
 
 Status probe(const SimilarityArguments& arguments, Path path, const ProbeResult& out, Stream stream) {
   const int64_t queries = arguments.a.rows, rows = arguments.b.rows, columns = arguments.a.columns;
   const Elements host{arguments.b.data, ElementType::float32, rows, columns, arguments.b.row_stride};
-  const Array<float> items(rows * columns, stream, "the items"), on_device(queries * columns, stream, "the queries");
+  const Array<float> items(rows * columns, stream, "the items"),
+      on_device(queries * columns, stream, "the queries");
   upload(host, items.data(), stream);
-  upload({arguments.a.data, ElementType::float32, queries, columns, arguments.a.row_stride}, on_device.data(), stream);
+  upload({arguments.a.data, ElementType::float32, queries, columns, arguments.a.row_stride}, on_device.data(),
+         stream);
   const Packed packed =
       Packed::make({items.data(), ElementType::float32, rows, columns, columns}, arguments.metric, stream);
   const PackedView& view = packed.view();
@@ -639,7 +656,8 @@ Status probe(const SimilarityArguments& arguments, Path path, const ProbeResult&
   Array<uint64_t> survivors(queries * rows, stream, "the survivors");
   Array<uint32_t> counts(queries, stream, "the survivors"), lost(encoded.padded, stream, "the survivors");
   counts.fill_bytes(0);
-  SALIENCE_LAUNCH(set_bounds, (LaunchShape{blocks_of(encoded.padded, kSelectThreads), kSelectThreads, 0}), stream,
+  SALIENCE_LAUNCH(set_bounds, (LaunchShape{blocks_of(encoded.padded, kSelectThreads), kSelectThreads, 0}),
+                  stream,
                   (BoundArguments{arguments.metric, Turn::first, view.scale, view.irregular_count,
                                   encoded.facts.data(), encoded.flags.data(), bounds.data(), counts.data(),
                                   lost.data(), queries, encoded.padded}));
@@ -668,19 +686,21 @@ Status probe(const SimilarityArguments& arguments, Path path, const ProbeResult&
     if (path == Path::rows) {
       SALIENCE_LAUNCH(screen_few<8>, (LaunchShape{1, kFewThreads, few_bytes(8, view.depth)}), stream, a);
     } else {
-      const LaunchShape shape{blocks_of(queries, kPanelQueries), kPanelThreads, panel_bytes(false, view.depth)};
+      const LaunchShape shape{blocks_of(queries, kPanelQueries), kPanelThreads,
+                              panel_bytes(false, view.depth)};
       SALIENCE_LAUNCH(screen_panels<false>, shape, stream, a);
     }
     synchronize(stream);  // `some` goes
   }
-  const Array<double> values(queries * rows, stream, "the values"), errors(queries * rows, stream, "the values");
+  const Array<double> values(queries * rows, stream, "the values"),
+      errors(queries * rows, stream, "the values");
   std::fill_n(out.values, queries * rows, 0.0);
   std::fill_n(out.errors, queries * rows, ScreeningBound::kInfinity);
   copy(values.data(), out.values, values.bytes(), stream);
   copy(errors.data(), out.errors, errors.bytes(), stream);
   SALIENCE_LAUNCH(probe_bounds, (LaunchShape{queries, kSelectThreads, 0}), stream,
-                  (ProbeArguments{view, survivors.data(), counts.data(), rows, bounds.data(), encoded.facts.data(),
-                                  queries, values.data(), errors.data()}));
+                  (ProbeArguments{view, survivors.data(), counts.data(), rows, bounds.data(),
+                                  encoded.facts.data(), queries, values.data(), errors.data()}));
   copy(out.values, values.data(), values.bytes(), stream);
   copy(out.errors, errors.data(), errors.bytes(), stream);
   std::vector<QueryFacts> facts(static_cast<size_t>(queries));

@@ -19,7 +19,15 @@ struct MistakeArguments {
   int64_t count;
 };
 
-enum Mistake : int { kNone, kNoBarrier, kOffByOne, kDivergentBarrier, kEarlyExit, kDivergentWarp, kUnwaitedCopy };
+enum Mistake : int {
+  kNone,
+  kNoBarrier,
+  kOffByOne,
+  kDivergentBarrier,
+  kEarlyExit,
+  kDivergentWarp,
+  kUnwaitedCopy
+};
 
 // Reverses every block of 64 values through shared memory.
 SALIENCE_KERNEL(64, 1) reverse_blocks(MistakeArguments a) {
@@ -119,9 +127,7 @@ void bind_emulator(py::module_& module) {
   module.def(
       "configure",
       [](uint64_t seed, int64_t memory, int64_t shared_bytes, int multiprocessors, const std::string& skipped,
-         bool noise) {
-        emulator::configure({seed, memory, shared_bytes, multiprocessors, skipped, noise});
-      },
+         bool noise) { emulator::configure({seed, memory, shared_bytes, multiprocessors, skipped, noise}); },
       py::arg("seed") = 0, py::arg("memory") = int64_t{1} << 30, py::arg("shared_bytes") = 99 << 10,
       py::arg("multiprocessors") = 2, py::arg("skipped") = "", py::arg("noise") = true);
   module.def("allocated", emulator::allocated);

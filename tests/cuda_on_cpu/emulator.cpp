@@ -63,7 +63,8 @@ struct Context {
 void switch_to(Context& from, Context& to) { swapcontext(&from.context, &to.context); }
 #endif
 
-// --- A launch and its state ---------------------------------------------------------------------------------
+// --- A launch and its state
+// ---------------------------------------------------------------------------------
 
 enum class State { runnable, at_barrier, in_warp_operation, finished };
 
@@ -135,7 +136,9 @@ std::string words(Site site) {
   return file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line);
 }
 
-bool is_same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
+bool is_same(Site a, Site b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 // Remembers a barrier; says whether tests want it ignored.
 bool is_skipped(Site site) {
@@ -174,8 +177,7 @@ void wake(Block& block, int first, int count) {
 std::string barrier_trouble(const Block& block) {
   const Site first = block.lanes[0].site;
   for (const Lane& lane : block.lanes) {
-    if (lane.state == State::finished)
-      return "a lane left while others wait at the barrier " + words(first);
+    if (lane.state == State::finished) return "a lane left while others wait at the barrier " + words(first);
     if (!is_same(lane.site, first))
       return "divergent barrier: lanes wait at " + words(first) + " and at " + words(lane.site);
   }
@@ -210,7 +212,8 @@ std::string stuck(const Block& block) {
   return text;
 }
 
-// --- Memory -------------------------------------------------------------------------------------------------
+// --- Memory
+// -------------------------------------------------------------------------------------------------
 
 const size_t kPage = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 
@@ -242,7 +245,8 @@ void check_ends() {
   for (const auto& [start, allocation] : all.allocations)
     for (int64_t i = allocation.bytes; i % 16 != 0; ++i)
       if (start[i] != 0xFF && all.report.empty())
-        all.report = "a write beyond the end of an allocation of " + std::to_string(allocation.bytes) + " bytes";
+        all.report =
+            "a write beyond the end of an allocation of " + std::to_string(allocation.bytes) + " bytes";
 }
 
 // A touched guard page ends the launch. The lane's stack is left as it is.
@@ -262,7 +266,9 @@ void on_fault(int number, siginfo_t* info, void*) {
   } else if (all.block != nullptr && info->si_addr >= all.block->shared) {
     what = "an access outside all allocations, perhaps beyond the shared memory";
   }
-  char at[32]; snprintf(at, sizeof at, "%p", info->si_addr); give_up(what + " at " + at + " by " + who());
+  char at[32];
+  snprintf(at, sizeof at, "%p", info->si_addr);
+  give_up(what + " at " + at + " by " + who());
 }
 
 class FaultHandler {
@@ -273,7 +279,7 @@ class FaultHandler {
     ours.ss_sp = stack;
     ours.ss_size = 64 << 10;
     sigaltstack(&ours, &stack_before_);
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigaction(SIGSEGV, &action, &segv_before_);
@@ -287,15 +293,16 @@ class FaultHandler {
 
  private:
   stack_t stack_before_{};
-  struct sigaction segv_before_ {}, bus_before_ {};
+  struct sigaction segv_before_{}, bus_before_{};
 };
 
-// --- Scheduling ---------------------------------------------------------------------------------------------
+// --- Scheduling
+// ---------------------------------------------------------------------------------------------
 
 unsigned char* stack(size_t number) {
   while (all.stacks.size() <= number) {
-    void* const memory =
-        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     all.stacks.push_back(static_cast<unsigned char*>(memory));
   }
@@ -367,13 +374,15 @@ void run_blocks(const LaunchShape& shape) {
 
 }  // namespace
 
-// --- The words ----------------------------------------------------------------------------------------------
+// --- The words
+// ----------------------------------------------------------------------------------------------
 
 void meet_block(Site site) {
   if (is_skipped(site)) return;
   Block& block = *all.block;
   all.lane->site = site;
-  if (++block.at_barrier + block.finished < static_cast<int>(block.lanes.size())) return leave(State::at_barrier);
+  if (++block.at_barrier + block.finished < static_cast<int>(block.lanes.size()))
+    return leave(State::at_barrier);
   all.lane->state = State::at_barrier;
   if (const std::string trouble = barrier_trouble(block); !trouble.empty()) give_up(trouble + " by " + who());
   block.at_barrier = 0;
@@ -484,7 +493,8 @@ uint16_t float_to_half(float value) {
   if (magnitude < 0x1.0p-24 * 0.5) return sign;
   const int exponent = std::max(std::ilogb(magnitude), -14);
   const double units = std::nearbyint(std::ldexp(magnitude, 10 - exponent));  // to even
-  return static_cast<uint16_t>(sign | static_cast<uint16_t>((exponent + 14) * 1024 + static_cast<int>(units)));
+  return static_cast<uint16_t>(sign |
+                               static_cast<uint16_t>((exponent + 14) * 1024 + static_cast<int>(units)));
 }
 
 float round_to_float(double value, int direction) {
@@ -523,7 +533,8 @@ bool is_device_memory(const void* pointer) { return find(pointer) != nullptr; }
 
 }  // namespace emulator
 
-// --- The runtime --------------------------------------------------------------------------------------------
+// --- The runtime
+// --------------------------------------------------------------------------------------------
 
 using emulator::all;
 
@@ -556,8 +567,9 @@ void* allocate(int64_t bytes, Stream, const char* what) {
   if (bytes == 0) return nullptr;
   const std::lock_guard<std::mutex> lock(all.mutex);
   if (all.allocated + bytes > all.settings.memory)
-    throw OutOfDeviceMemory("device: too little memory for " + std::string(what) + ": " + std::to_string(bytes) +
-                            " bytes wanted, " + std::to_string(all.settings.memory - all.allocated) + " of " +
+    throw OutOfDeviceMemory("device: too little memory for " + std::string(what) + ": " +
+                            std::to_string(bytes) + " bytes wanted, " +
+                            std::to_string(all.settings.memory - all.allocated) + " of " +
                             std::to_string(all.settings.memory) + " bytes free");
   const emulator::Allocation made = emulator::guarded(bytes);
   all.allocated += bytes;
@@ -591,7 +603,8 @@ void launch_kernel(const char* name, void (*kernel)(), const LaunchShape& shape,
   if (shape.threads % emulator::kWarp != 0 || shape.threads > 1024 || shape.threads <= 0)
     throw emulator::Report(std::string(name) + ": blocks of " + std::to_string(shape.threads) + " threads");
   if (shape.shared_bytes > all.settings.shared_bytes)
-    throw emulator::Report(std::string(name) + ": " + std::to_string(shape.shared_bytes) + " bytes of shared memory");
+    throw emulator::Report(std::string(name) + ": " + std::to_string(shape.shared_bytes) +
+                           " bytes of shared memory");
   all.launches.push_back({name, shape.blocks, shape.threads, stream});
   if (all.launches.size() > 100000) all.launches.clear();
   const emulator::Launching launching{name, kernel, arguments, call};

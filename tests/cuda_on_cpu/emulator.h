@@ -31,8 +31,8 @@ struct Launch {
 
 void configure(const Settings& settings);
 const Settings& settings();
-int64_t allocated();                      // bytes in use
-std::vector<Launch> take_launches();      // since the last call
+int64_t allocated();                       // bytes in use
+std::vector<Launch> take_launches();       // since the last call
 std::vector<std::string> barrier_sites();  // seen so far, as "file:line"
 bool is_device_memory(const void* pointer);
 

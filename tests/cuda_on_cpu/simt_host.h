@@ -4,11 +4,11 @@
 // lane of one of the resident blocks runs, chosen by a seeded generator. So whatever order the hardware may
 // take between such points is taken by some seed; what the memory model reorders beyond that is not seen.
 //
-// Reported, each with the kernel, block and lanes: lanes that wait for others that never come (deadlock, lanes
-// that left, barriers or warp operations at different places), reads and writes beyond an allocation, matrix
-// operands that nobody wrote. Shared memory, device memory and the targets of asynchronous copies under way are
-// filled with NaN; copies arrive as late as they may. Matrix products are off by as much as cuda/packed.h
-// allows the hardware to be.
+// Reported, each with the kernel, block and lanes: lanes that wait for others that never come (deadlock,
+// lanes that left, barriers or warp operations at different places), reads and writes beyond an allocation,
+// matrix operands that nobody wrote. Shared memory, device memory and the targets of asynchronous copies
+// under way are filled with NaN; copies arrive as late as they may. Matrix products are off by as much as
+// cuda/packed.h allows the hardware to be.
 #pragma once
 
 #include <cmath>

@@ -41,7 +41,8 @@ SALIENCE_DEVICE float canonical_float(double score) {
   return rounded == rounded ? rounded : bits_to_float(0x7FC00000u);
 }
 
-SALIENCE_DEVICE float canonical_score(Metric metric, double total, double query_squares, double item_squares) {
+SALIENCE_DEVICE float canonical_score(Metric metric, double total, double query_squares,
+                                      double item_squares) {
   if (metric == Metric::euclidean) return canonical_float(square_root_rn(total));
   if (metric == Metric::dot) return canonical_float(total);
   const double norms = multiply_rn(query_squares, item_squares);
@@ -103,18 +104,20 @@ SALIENCE_DEVICE double group_total(const float* query, const VectorsView& items,
   return lane_tree(total);
 }
 
-// --- Tiles of pairs, for whole matrices ---------------------------------------------------------------------
+// --- Tiles of pairs, for whole matrices
+// ---------------------------------------------------------------------
 
-inline constexpr int kPairRows = 32;     // of either side, in a block's tile
+inline constexpr int kPairRows = 32;      // of either side, in a block's tile
 inline constexpr int kPairThreads = 256;  // each scores 2 x 2 pairs
-inline constexpr int kPairStep = 32;     // dimensions that are staged at a time
+inline constexpr int kPairStep = 32;      // dimensions that are staged at a time
 
 struct PairTile {
   float a[kPairRows][kPairStep + 1];
   float b[kPairRows][kPairStep + 1];
 };
 
-// totals[i][j]: row_a + thread / 16 + 16 i of `a` (rows[..] where given) with row_b + thread % 16 + 16 j of `b`.
+// totals[i][j]: row_a + thread / 16 + 16 i of `a` (rows[..] where given) with row_b + thread % 16 + 16 j of
+// `b`.
 template <bool Euclidean>
 SALIENCE_DEVICE void pair_totals(const Matrix<const float>& a, const uint32_t* rows, int64_t row_a,
                                  int64_t count_a, const VectorsView& b, int64_t row_b, PairTile& tile,
@@ -146,7 +149,7 @@ SALIENCE_DEVICE void pair_totals(const Matrix<const float>& a, const uint32_t* r
   }
   SALIENCE_UNROLL
   for (int n = 0; n < 4; ++n) {
-    const double(&l)[8] = lanes[n / 2][n % 2];
+    const double (&l)[8] = lanes[n / 2][n % 2];
     const double a0 = add_rn(l[0], l[4]), a1 = add_rn(l[1], l[5]), a2 = add_rn(l[2], l[6]),
                  a3 = add_rn(l[3], l[7]);
     totals[n / 2][n % 2] = add_rn(add_rn(a0, a2), add_rn(a1, a3));
@@ -167,7 +170,8 @@ struct PairArguments {
   Filters filters;
 };
 
-// Calls put(number of the row among those wanted, row of a, row of b, score) for the pairs of this block's tile.
+// Calls put(number of the row among those wanted, row of a, row of b, score) for the pairs of this block's
+// tile.
 template <bool Euclidean, class Put>
 SALIENCE_DEVICE void score_pairs(const PairArguments& p, Put put) {
   auto& tile = shared_memory<PairTile>();
@@ -189,14 +193,16 @@ SALIENCE_DEVICE void score_pairs(const PairArguments& p, Put put) {
 }
 
 template <bool Euclidean>
-SALIENCE_KERNEL(kPairThreads, 2) similarity_tile(PairArguments p) {
+SALIENCE_KERNEL(kPairThreads, 2)
+similarity_tile(PairArguments p) {
   score_pairs<Euclidean>(
       p, [&](int64_t number, int64_t, int64_t b, float score) { p.out.row(number)[b] = score; });
 }
 
 // The exact path of top-k: keys of all items, 0 for what is left out.
 template <bool Euclidean>
-SALIENCE_KERNEL(kPairThreads, 2) key_tile(PairArguments p) {
+SALIENCE_KERNEL(kPairThreads, 2)
+key_tile(PairArguments p) {
   score_pairs<Euclidean>(p, [&](int64_t number, int64_t a, int64_t b, float score) {
     p.keys[number * p.key_stride + b] =
         admits(p.filters, a, b) ? canonical_key(p.metric, score, p.filters.first_item + b) : 0;

@@ -66,8 +66,9 @@ SALIENCE_KERNEL(kEncodeThreads, 2) measure_rows(MeasureArguments a) {
 }
 
 // Row `row` as `depth` halves, by a warp; returns |z - scale z^| in units of `scale`, not yet rounded up.
-SALIENCE_DEVICE double encode_row(const VectorsView& vectors, int64_t row, double weight, const double* centre,
-                                  double scale, int64_t depth, bool zero, uint16_t* out) {
+SALIENCE_DEVICE double encode_row(const VectorsView& vectors, int64_t row, double weight,
+                                  const double* centre, double scale, int64_t depth, bool zero,
+                                  uint16_t* out) {
   double sum = 0.0;
   const double inverse = 1.0 / scale;  // exact
   for (int64_t j = lane(); j < depth; j += 32) {
@@ -155,7 +156,8 @@ SALIENCE_KERNEL(kEncodeThreads, 2) encode_items(EncodeItemsArguments a) {
     const int64_t row = first + r;
     const bool zero = row >= a.items.rows || !(a.norms[row] < kLargestNorm);
     const double weight = zero ? 0.0 : weight_of(a.metric, a.squares[row]);
-    const double lost = encode_row(a.items, row, weight, a.centre, scale, a.depth, zero, a.halves + row * a.depth);
+    const double lost =
+        encode_row(a.items, row, weight, a.centre, scale, a.depth, zero, a.halves + row * a.depth);
     residual = lost > residual ? lost : residual;
   }
   residual = block_largest(residual, shared);
@@ -209,8 +211,8 @@ struct CentreArguments {
 
 inline constexpr int64_t kCentreSample = 513;
 
-// Per dimension the median of three means over a sample of the items: one huge row must not pull the centre away.
-// By one block.
+// Per dimension the median of three means over a sample of the items: one huge row must not pull the centre
+// away. By one block.
 SALIENCE_KERNEL(kEncodeThreads, 2) find_centre(CentreArguments a) {
   auto& shared = shared_memory<EncodeShared>();
   const int64_t step = a.items.rows / a.sample;

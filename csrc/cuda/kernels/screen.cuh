@@ -5,8 +5,8 @@
 // screen_few reads each item once for up to 64 queries, straight from memory to registers. Both compare sums
 // with one threshold per query and tile, and note what passes; nothing is sorted here.
 //
-// The same kernels sample: instead of what passes they leave, for every query, the largest lower bound in each
-// group of 16 items, from which compact_survivors takes the first level.
+// The same kernels sample: instead of what passes they leave, for every query, the largest lower bound in
+// each group of 16 items, from which compact_survivors takes the first level.
 #pragma once
 
 #include "cuda/kernels/canonical.cuh"
@@ -18,9 +18,9 @@ inline constexpr int kPanelQueries = 128;
 inline constexpr int kPanelThreads = 128;
 inline constexpr int kFewThreads = 256;
 inline constexpr int64_t kFewQueries = 64;
-inline constexpr int kSamplesPerTile = 8;   // groups of 16 items
-inline constexpr int kStagedPairs = 1024;   // of a block, before they go to their queries
-inline constexpr int kStagedMark = 256;     // from which on they go
+inline constexpr int kSamplesPerTile = 8;           // groups of 16 items
+inline constexpr int kStagedPairs = 1024;           // of a block, before they go to their queries
+inline constexpr int kStagedMark = 256;             // from which on they go
 inline constexpr int kChunkPitch = kDepthStep + 8;  // halves; an odd number of 16 bytes spares bank conflicts
 
 // Tiles are visited in strides, so that items sorted by popularity look like any others.
@@ -35,8 +35,8 @@ struct Visits {
 
 struct ScreenArguments {
   PackedView items;
-  const uint32_t* usable;  // as items.regular, less what is not allowed
-  const uint16_t* queries;  // padded to whole panels
+  const uint32_t* usable;    // as items.regular, less what is not allowed
+  const uint16_t* queries;   // padded to whole panels
   const QueryBound* bounds;  // likewise; the padding is closed
   int64_t query_count;
   int64_t ranges;  // blocks that share the tiles
@@ -92,9 +92,10 @@ SALIENCE_DEVICE bool is_usable(const uint32_t* words, int64_t item) {
 }
 
 // Notes a pair that passed, unless a filter leaves it out.
-SALIENCE_DEVICE void note_survivor(const ScreenArguments& a, int64_t query, const QueryBound& bound, int64_t item,
-                                   float sum) {
-  if (a.counts[query] > a.capacity) return;  // it overflowed: more of it says nothing, and must not wrap around
+SALIENCE_DEVICE void note_survivor(const ScreenArguments& a, int64_t query, const QueryBound& bound,
+                                   int64_t item, float sum) {
+  if (a.counts[query] > a.capacity)
+    return;  // it overflowed: more of it says nothing, and must not wrap around
   if (!is_usable(a.usable, item) || is_excluded(a.filters, query, item)) return;
   const uint32_t slot = atomic_add(&a.counts[query], 1);
   if (slot >= a.capacity) return;
@@ -102,7 +103,8 @@ SALIENCE_DEVICE void note_survivor(const ScreenArguments& a, int64_t query, cons
       survivor_key(lower_bound(sum, bound, a.items.bounds[item / kTileRows]), item);
 }
 
-// --- Many queries -------------------------------------------------------------------------------------------
+// --- Many queries
+// -------------------------------------------------------------------------------------------
 
 struct StagedPair {
   float sum;
@@ -126,12 +128,13 @@ inline constexpr int kPassingStages = 2;   // and where its chunks come along wi
 
 inline int64_t panel_bytes(bool resident, int64_t depth) {
   const int64_t chunk = kTileRows * kChunkPitch * 2;
-  return kPanelHeaderBytes + (resident ? kPanelQueries * (depth + 8) * 2 + kResidentStages * chunk
-                                       : 2 * kPassingStages * chunk);
+  return kPanelHeaderBytes +
+         (resident ? kPanelQueries * (depth + 8) * 2 + kResidentStages * chunk : 2 * kPassingStages * chunk);
 }
 
 // Sends what is staged to its queries.
-SALIENCE_DEVICE void send_staged(const ScreenArguments& a, PanelShared& shared, int64_t panel, int64_t range) {
+SALIENCE_DEVICE void send_staged(const ScreenArguments& a, PanelShared& shared, int64_t panel,
+                                 int64_t range) {
   const uint32_t staged = shared.staged_count < kStagedPairs ? shared.staged_count : kStagedPairs;
   for (uint32_t n = static_cast<uint32_t>(thread()); n < staged; n += kPanelThreads) {
     const StagedPair pair = shared.staged[n];
@@ -267,7 +270,8 @@ SALIENCE_DEVICE void sample_pairs(const ScreenArguments& a, const PanelShared& s
 
 // A block scans its range of the tiles for one panel of queries.
 template <bool Resident>
-SALIENCE_KERNEL(kPanelThreads, 2) screen_panels(ScreenArguments a) {
+SALIENCE_KERNEL(kPanelThreads, 2)
+screen_panels(ScreenArguments a) {
   constexpr int kStages = Resident ? kResidentStages : kPassingStages;
   constexpr int kChunk = kTileRows * kChunkPitch;  // halves
   auto& shared = shared_memory<PanelShared>();
@@ -330,15 +334,15 @@ SALIENCE_KERNEL(kPanelThreads, 2) screen_panels(ScreenArguments a) {
       shared.factors[thread()] = mine.factor * bound.ratio;
       if (thread() < kWordsPerTile) shared.usable[thread()] = a.usable[tile * kWordsPerTile + thread()];
       SALIENCE_UNROLL
-      for (int m = 0; m < 4; ++m)
-        SALIENCE_UNROLL
-        for (int i = 0; i < 8; ++i) sums[m][i][0] = sums[m][i][1] = sums[m][i][2] = sums[m][i][3] = 0.0f;
+      for (int m = 0; m < 4; ++m) SALIENCE_UNROLL
+      for (int i = 0; i < 8; ++i) sums[m][i][0] = sums[m][i][1] = sums[m][i][2] = sums[m][i][3] = 0.0f;
     }
     multiply_chunk(panel_memory + (Resident ? chunk * kDepthStep : n % kStages * kChunk), panel_pitch,
                    item_memory + n % kStages * kChunk, sums);
     if (chunk + 1 < chunks) continue;
     if (chunks == 1) block_barrier();  // the thresholds
-    if (a.items.squares != nullptr) take_squares(a.items.squares + a.visits.tile(visit) * kTileRows, shared, sums);
+    if (a.items.squares != nullptr)
+      take_squares(a.items.squares + a.visits.tile(visit) * kTileRows, shared, sums);
     if (a.sample) {
       sample_pairs(a, shared, panel, visit, sums);
     } else {
@@ -350,7 +354,8 @@ SALIENCE_KERNEL(kPanelThreads, 2) screen_panels(ScreenArguments a) {
   send_staged(a, shared, panel, range);
 }
 
-// --- Few queries --------------------------------------------------------------------------------------------
+// --- Few queries
+// --------------------------------------------------------------------------------------------
 
 inline int64_t few_bytes(int64_t groups, int64_t depth) {
   return groups * 8 * ((depth + 8) * 2 + static_cast<int64_t>(sizeof(QueryBound)));
@@ -384,11 +389,12 @@ SALIENCE_DEVICE void finish_few(const ScreenArguments& a, int64_t query, const Q
   if (!(second < threshold)) note_survivor(a, query, bound, item + 8, second);
 }
 
-// A warp takes strips of 16 items for 8 `Groups` queries. A lane loads eight halves of rows g and g + 8 at a time
-// and gives them to two matrix instructions in the order in which it holds them; the queries come in the same
-// order, and the order of a sum's terms is free.
+// A warp takes strips of 16 items for 8 `Groups` queries. A lane loads eight halves of rows g and g + 8 at a
+// time and gives them to two matrix instructions in the order in which it holds them; the queries come in the
+// same order, and the order of a sum's terms is free.
 template <int Groups>
-SALIENCE_KERNEL(kFewThreads, 2) screen_few(ScreenArguments a) {
+SALIENCE_KERNEL(kFewThreads, 2)
+screen_few(ScreenArguments a) {
   constexpr int kQueries = Groups * 8;
   const int64_t depth = a.items.depth, pitch = depth + 8;
   uint16_t* const rows = &shared_memory<uint16_t>();
@@ -431,7 +437,8 @@ SALIENCE_KERNEL(kFewThreads, 2) screen_few(ScreenArguments a) {
   }
 }
 
-// --- For tests of the bound ---------------------------------------------------------------------------------
+// --- For tests of the bound
+// ---------------------------------------------------------------------------------
 
 struct ProbeArguments {
   PackedView items;

@@ -57,7 +57,8 @@ SALIENCE_DEVICE Key kth_largest(const Source& key_at, int64_t count, int64_t k, 
     block_barrier();
     for (int64_t i = thread(); i < count; i += threads()) {
       const Key key = key_at(i);
-      if ((key & mask) == prefix) atomic_add(&shared.histogram[static_cast<uint32_t>(key >> shift) & 255u], 1);
+      if ((key & mask) == prefix)
+        atomic_add(&shared.histogram[static_cast<uint32_t>(key >> shift) & 255u], 1);
     }
     block_barrier();
     if (warp() == 0) choose_digit(shared);
@@ -114,7 +115,8 @@ SALIENCE_DEVICE const Key* select_sorted(const Source& key_at, int64_t count, in
   return place;
 }
 
-// --- Of a score matrix --------------------------------------------------------------------------------------
+// --- Of a score matrix
+// --------------------------------------------------------------------------------------
 
 inline constexpr int kMostSampled = 4096;
 inline constexpr int64_t kGateValues = 8192;  // that one block looks at
@@ -140,7 +142,8 @@ struct SelectRowsArguments {
 
 // A value that k of the row almost surely reach, from runs of 16 neighbours.
 template <class T>
-SALIENCE_KERNEL(kSelectThreads, 2) sample_floors(SelectRowsArguments<T> a) {
+SALIENCE_KERNEL(kSelectThreads, 2)
+sample_floors(SelectRowsArguments<T> a) {
   auto& shared = shared_memory<SelectShared<KeyOf<T>>>();
   const T* const row = a.scores.row(block());
   const int64_t runs = a.sampled / 16, step = a.scores.columns / runs;
@@ -156,7 +159,8 @@ SALIENCE_KERNEL(kSelectThreads, 2) sample_floors(SelectRowsArguments<T> a) {
 
 // Keeps the keys of what is not below the floor. A block looks at kGateValues of one row.
 template <class T>
-SALIENCE_KERNEL(kSelectThreads, 4) gate_values(SelectRowsArguments<T> a) {
+SALIENCE_KERNEL(kSelectThreads, 4)
+gate_values(SelectRowsArguments<T> a) {
   const int64_t parts = (a.scores.columns + kGateValues - 1) / kGateValues;
   const int64_t r = block() / parts, first = block() % parts * kGateValues;
   const int64_t end = first + kGateValues < a.scores.columns ? first + kGateValues : a.scores.columns;
@@ -173,7 +177,8 @@ SALIENCE_KERNEL(kSelectThreads, 4) gate_values(SelectRowsArguments<T> a) {
 
 // A block finishes a row, from its candidates where those suffice, else from all its values.
 template <class T>
-SALIENCE_KERNEL(kSelectThreads, 2) finish_rows(SelectRowsArguments<T> a) {
+SALIENCE_KERNEL(kSelectThreads, 2)
+finish_rows(SelectRowsArguments<T> a) {
   using Key = KeyOf<T>;
   auto& shared = shared_memory<SelectShared<Key>>();
   const int64_t r = block();
@@ -185,8 +190,8 @@ SALIENCE_KERNEL(kSelectThreads, 2) finish_rows(SelectRowsArguments<T> a) {
     const Key* const candidates = a.candidates + r * a.capacity;
     best = select_sorted<Key>([&](int64_t i) { return candidates[i]; }, a.counts[r], a.k, scratch, shared);
   } else {
-    best = select_sorted<Key>([&](int64_t i) { return Rank<T>::key(row[i], i); }, a.scores.columns, a.k, scratch,
-                              shared);
+    best = select_sorted<Key>([&](int64_t i) { return Rank<T>::key(row[i], i); }, a.scores.columns, a.k,
+                              scratch, shared);
   }
   for (int64_t j = thread(); j < a.k; j += kSelectThreads) {
     a.ids.row(r)[j] = Rank<T>::item(best[j]);

@@ -93,9 +93,9 @@ SALIENCE_KERNEL(kSelectThreads, 2) compact_survivors(CompactArguments a) {
       a.sample && a.filters.exclude != nullptr ? a.filters.exclude[q + 1] - a.filters.exclude[q] : 0;
   const int64_t rank = a.k + left_out;
   QueryBound bound = a.bounds[q];
-  const uint64_t best = count >= rank
-                            ? kth_largest<uint64_t>([&](int64_t i) { return keys[i]; }, count, rank, shared.select)
-                            : 0;
+  const uint64_t best =
+      count >= rank ? kth_largest<uint64_t>([&](int64_t i) { return keys[i]; }, count, rank, shared.select)
+                    : 0;
   block_barrier();
   if (best != 0) {
     const QueryFacts& facts = a.facts[q];
@@ -191,7 +191,8 @@ SALIENCE_DEVICE void rescore_all(const RescoreArguments& a, int64_t q, int64_t h
 
 // A block takes a query: scores its survivors, merges them with the best of earlier items.
 template <bool Euclidean>
-SALIENCE_KERNEL(kSelectThreads, 2) rescore_survivors(RescoreArguments a) {
+SALIENCE_KERNEL(kSelectThreads, 2)
+rescore_survivors(RescoreArguments a) {
   auto& shared = shared_memory<SelectShared<uint64_t>>();
   const int64_t q = block();
   if (!is_rescored(a.turn, a.flags[q])) return;
