@@ -668,6 +668,7 @@ Status probe(const SimilarityArguments& arguments, Path path, const ProbeResult&
   a.query_count = queries;
   a.ranges = 1;
   a.visits = {0, tiles_of(rows), 1, tiles_of(rows)};
+  a.raw = true;
   a.capacity = a.stride = rows;
   a.survivors = survivors.data();
   a.counts = counts.data();

@@ -167,7 +167,8 @@ def test_no_pair_violates_the_bound(cuda, kind, metric):
                 off = np.abs(values - truth)[comparable]
                 assert (off <= errors[comparable]).all()
             checked += comparable.sum()
-    assert checked > 15_000 or kind is with_infinities
+    # Products of denormals are no float32: the rounding of their scores to 0 leaves nothing to bound.
+    assert checked > 15_000 or kind.__name__ == "denormal" or kind is with_infinities
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -190,22 +191,33 @@ def test_the_answer_does_not_depend_on_the_order_of_lanes(emulated):
         search(emulated, q, x, 10, "dot", "panels" if seed % 2 else "rows", capacity=64)
 
 
-def drill(module):
-    """Run every kernel once, small; compares with the oracle."""
+def drill(module, seed=0, skipped=""):
+    """Run every kernel through every branch, small; compares with the oracle, and how well the bound served."""
+
+    def settle(shared=163):
+        nonlocal seed
+        seed += 1
+        module.configure(seed=seed, shared_bytes=shared << 10, skipped=skipped)
+
     random = np.random.default_rng(0)
-    # Many survivors: what is staged goes to its queries more than once.
     q, x = vectors(random, 70, 40, "plain"), vectors(random, 700, 40, "plain")
     x[::97] = np.nan
-    excluded = random.random((70, 700)) < 0.1
-    for metric, path in (("euclidean", "panels"), ("dot", "panels"), ("cosine", "rows")):
-        module.configure(seed=int(random.integers(1000)), shared_bytes=163 << 10)
-        search(module, q, x, 12, metric, path, excluded, sample_tiles=3, capacity=60)
-        search(module, q, x, 12, metric, path, sample_tiles=0, capacity=700)
-    search(module, q[:, :20], x[:, :20].copy(), 30, "dot", "panels", sample_tiles=0, capacity=90)
-    wide, many = vectors(random, 3, 300, "plain"), vectors(random, 300, 300, "plain")
-    module.configure(seed=5, shared_bytes=64 << 10)
-    search(module, wide, many, 5, "dot", "panels")
-    search(module, q, np.nan_to_num(x), 40, "dot", "exact")
+    excluded = random.random((70, 700)) < 0.01
+    for count, metric, path in ((70, "euclidean", "panels"), (70, "dot", "panels"), (5, "dot", "rows"), (20, "cosine", "rows")):
+        settle()
+        some = excluded[:count]
+        report = search(module, q[:count], x, 5, metric, path, some, sample_tiles=3, capacity=700)
+        assert report["second_turns"] == report["exhaustive"] == 0
+        search(module, q[:count], x, 12, metric, path, some, sample_tiles=3, capacity=60)
+    search(module, q, x, 12, "dot", "panels", sample_tiles=0, capacity=700)
+    for shared in (163, 64):  # one chunk a tile; panels that stay in shared memory and others
+        settle(shared)
+        report = search(module, q[:, :20].copy(), np.nan_to_num(x[:, :20]), 8, "dot", "panels", capacity=700)
+        assert report["second_turns"] == report["exhaustive"] == 0
+    values, errors, _, _ = module.probe_screening(q[:9], x, "euclidean", "panels")
+    assert np.isfinite(errors[:, np.isfinite(x).all(axis=1)]).all()
+    settle()
+    search(module, q[:9], np.nan_to_num(x), 40, "dot", "exact")
     a, b = q[:33], np.nan_to_num(x[:40])
     assert same(_device.similarity(module, a, b, "cosine"), reference.similarity(a, b, "cosine"))
     scores = vectors(random, 2, 20_000, "plain")
@@ -231,19 +243,9 @@ def test_every_kernel_meets_at_every_barrier(emulated):
 @pytest.mark.parametrize("barrier", barriers())
 def test_no_barrier_can_be_removed(emulated, barrier):
     """Each barrier of each kernel is needed: without it some order of lanes gives a report or another answer."""
-    for seed in range(6):
-        emulated.configure(seed=seed, skipped=barrier)
-        original = emulated.configure
+    for attempt in range(8):
         try:
-            # drill() configures the emulator: keep the barrier skipped.
-            class Skipping:
-                def __getattr__(self, name):
-                    return getattr(emulated, name)
-
-                def configure(self, **settings):
-                    original(**{**settings, "seed": settings.get("seed", 0) + 1000 * seed, "skipped": barrier})
-
-            drill(Skipping())
+            drill(emulated, 100 * attempt, barrier)
         except (RuntimeError, AssertionError):
             return
     pytest.fail(f"nothing goes wrong without the barrier at {barrier}")

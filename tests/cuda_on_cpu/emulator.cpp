@@ -124,6 +124,7 @@ struct Emulator {
   Lane* lane = nullptr;
   std::string report;
   std::vector<unsigned char*> stacks;
+  std::vector<int> warp_ranks;
 } all;
 
 uint64_t draw(uint64_t bound) {
@@ -314,7 +315,8 @@ void start_block(Block& block, int64_t number, int threads, int64_t shared_bytes
   block.lanes.resize(static_cast<size_t>(threads));
   block.runnable.clear();
   block.at_barrier = block.finished = 0;
-  std::memset(block.shared, 0xFF, static_cast<size_t>(shared_bytes));
+  // NaN in every type; now and then zeros, since what is taken for a flag is set by either.
+  std::memset(block.shared, draw(4) == 0 ? 0 : 0xFF, static_cast<size_t>(shared_bytes));
   for (int i = 0; i < threads; ++i) {
     Lane& lane = block.lanes[static_cast<size_t>(i)];
     lane.state = State::runnable;
@@ -324,8 +326,29 @@ void start_block(Block& block, int64_t number, int threads, int64_t shared_bytes
   }
 }
 
+// Any lane; or, where warps have a rank, one of the first warp that can run, so that it comes as far ahead of
+// the others as barriers let it.
+size_t choose_lane(const Block& block) {
+  const size_t start = draw(block.runnable.size());
+  if (all.warp_ranks.empty()) return start;
+  size_t best = start;
+  for (size_t i = 0; i < block.runnable.size(); ++i) {
+    const size_t at = (start + i) % block.runnable.size();
+    if (all.warp_ranks[static_cast<size_t>(block.runnable[at] / kWarp)] <
+        all.warp_ranks[static_cast<size_t>(block.runnable[best] / kWarp)])
+      best = at;
+  }
+  return best;
+}
+
+void rank_warps(int threads) {
+  all.warp_ranks.clear();
+  if (draw(2) == 0) return;
+  for (int w = 0; w < threads / kWarp; ++w) all.warp_ranks.push_back(static_cast<int>(draw(1 << 20)));
+}
+
 void run_lane(Block& block, const LaunchShape& shape) {
-  const size_t at = draw(block.runnable.size());
+  const size_t at = choose_lane(block);
   const int number = block.runnable[at];
   block.runnable[at] = block.runnable.back();
   block.runnable.pop_back();
@@ -341,6 +364,7 @@ void run_blocks(const LaunchShape& shape) {
   std::vector<int64_t> order(static_cast<size_t>(shape.blocks));
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int64_t>(i);
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[draw(i)]);
+  rank_warps(shape.threads);
   const size_t resident = std::min<size_t>(order.size(), 1 + draw(3));
   std::vector<std::unique_ptr<Block>> slots;
   std::vector<Allocation> arenas;
@@ -357,7 +381,6 @@ void run_blocks(const LaunchShape& shape) {
     const size_t at = draw(live.size());
     Block& block = *slots[live[at]];
     if (!block.runnable.empty()) {
-      // Some lanes in a row, so that one may run far ahead of another.
       run_lane(block, shape);
     } else if (block.finished == static_cast<int>(block.lanes.size())) {
       if (next < order.size()) {

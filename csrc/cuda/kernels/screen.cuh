@@ -42,6 +42,7 @@ struct ScreenArguments {
   int64_t ranges;  // blocks that share the tiles
   Visits visits;
   bool sample;
+  bool raw;          // survivors hold sums instead of lower bounds: for tests of the bound
   int64_t capacity;  // survivors of a query
   int64_t stride;    // from one query's survivors to the next
   uint64_t* survivors;
@@ -99,8 +100,8 @@ SALIENCE_DEVICE void note_survivor(const ScreenArguments& a, int64_t query, cons
   if (!is_usable(a.usable, item) || is_excluded(a.filters, query, item)) return;
   const uint32_t slot = atomic_add(&a.counts[query], 1);
   if (slot >= a.capacity) return;
-  a.survivors[query * a.stride + slot] =
-      survivor_key(lower_bound(sum, bound, a.items.bounds[item / kTileRows]), item);
+  const float lower = a.raw ? sum : lower_bound(sum, bound, a.items.bounds[item / kTileRows]);
+  a.survivors[query * a.stride + slot] = survivor_key(lower, item);
 }
 
 // --- Many queries
@@ -119,7 +120,7 @@ struct PanelShared {
   uint32_t lost[kPanelQueries];  // pairs that found no room
   uint32_t staged_count;
   uint32_t usable[kWordsPerTile];
-  uint32_t open;
+  bool open[kPanelThreads / 32];  // a warp has a query that takes part
 };
 
 inline constexpr int64_t kPanelHeaderBytes = (static_cast<int64_t>(sizeof(PanelShared)) + 15) / 16 * 16;
@@ -147,8 +148,8 @@ SALIENCE_DEVICE void send_staged(const ScreenArguments& a, PanelShared& shared, 
     shared.lost[thread()] = 0;
   }
   block_barrier();
+  // Seen by all at the barrier that comes before the next pair is staged.
   if (thread() == 0) shared.staged_count = 0;
-  block_barrier();
 }
 
 // Where the 32 x 64 x 64 sums of a warp lie: query and item of sum [m][n][part].
@@ -286,11 +287,11 @@ screen_panels(ScreenArguments a) {
   const QueryBound mine = a.bounds[panel * kPanelQueries + thread()];
   shared.bounds[thread()] = mine;
   shared.lost[thread()] = 0;
-  if (thread() == 0) shared.staged_count = shared.open = 0;
+  const bool open = any(is_open(mine));
+  if (lane() == 0) shared.open[warp()] = open;
+  if (thread() == 0) shared.staged_count = 0;
   block_barrier();
-  if (is_open(mine)) shared.open = 1;
-  block_barrier();
-  if (shared.open == 0) return;
+  if (!(shared.open[0] || shared.open[1] || shared.open[2] || shared.open[3])) return;
 
   if (Resident) {
     for (int64_t n = thread(); n < kPanelQueries * depth / 8; n += kPanelThreads) {
@@ -452,16 +453,17 @@ struct ProbeArguments {
   double* errors;
 };
 
-// From lower bounds back to values and errors, in terms of S. A block takes a query.
+// From raw sums to values and errors, in terms of S. A block takes a query.
 SALIENCE_KERNEL(kSelectThreads, 2) probe_bounds(ProbeArguments a) {
   const int64_t query = block();
   const double unit = a.facts[query].scale * *a.items.scale;
   for (int64_t n = thread(); n < a.counts[query]; n += kSelectThreads) {
     const uint64_t key = a.survivors[query * a.stride + n];
     const int64_t item = survivor_item(key);
-    const double error = error_of(a.bounds[query], a.items.bounds[item / kTileRows]);
-    a.values[query * a.items.rows + item] = (survivor_lower(key) + error) * unit;
-    a.errors[query * a.items.rows + item] = error * unit;
+    const TileBound tile = a.items.bounds[item / kTileRows];
+    const int64_t at = query * a.items.rows + item;
+    a.values[at] = static_cast<double>(survivor_lower(key)) * tile.inverse_ratio * unit;
+    a.errors[at] = error_of(a.bounds[query], tile) * unit;
   }
 }
 

@@ -93,20 +93,22 @@ SALIENCE_KERNEL(kSelectThreads, 2) compact_survivors(CompactArguments a) {
       a.sample && a.filters.exclude != nullptr ? a.filters.exclude[q + 1] - a.filters.exclude[q] : 0;
   const int64_t rank = a.k + left_out;
   QueryBound bound = a.bounds[q];
+  const QueryFacts facts = a.facts[q];
+  block_barrier();  // the first thread will write to what all have read by now
   const uint64_t best =
       count >= rank ? kth_largest<uint64_t>([&](int64_t i) { return keys[i]; }, count, rank, shared.select)
                     : 0;
-  block_barrier();
   if (best != 0) {
-    const QueryFacts& facts = a.facts[q];
     const double lower = static_cast<double>(survivor_lower(best)) * (facts.scale * *a.items.scale);
     const ScreeningBound screening(a.metric, 0.0, 0.0);
-    const double level = screening.level_of_screened(lower, 0.0, facts.norm);
-    block_barrier();
-    if (thread() == 0 && level > facts.level) a.facts[q].level = level;
-    block_barrier();
-    bound.level = level_in_units(a.facts[q], *a.items.scale);
-    if (thread() == 0) a.bounds[q].level = bound.level;
+    QueryFacts raised = facts;
+    raised.level = screening.level_of_screened(lower, 0.0, facts.norm);
+    if (raised.level < facts.level) raised.level = facts.level;
+    bound.level = level_in_units(raised, *a.items.scale);
+    if (thread() == 0) {
+      a.facts[q].level = raised.level;
+      a.bounds[q].level = bound.level;
+    }
   }
   if (a.sample) return;
   if (overflowed && thread() == 0) {
@@ -115,7 +117,6 @@ SALIENCE_KERNEL(kSelectThreads, 2) compact_survivors(CompactArguments a) {
     a.bounds[q].level = a.turn == Turn::first ? bound.level : bits_to_float(0x7F800000u);
   }
   if (thread() == 0) shared.kept_before = 0;
-  block_barrier();
   // In place: what a round writes lies no later than what it has read.
   for (int64_t start = 0; start < count; start += kSelectThreads) {
     const int64_t i = start + thread();
@@ -198,7 +199,7 @@ rescore_survivors(RescoreArguments a) {
   if (!is_rescored(a.turn, a.flags[q])) return;
   const int64_t held = a.counts[q], total = held + (a.tighten ? 0 : *a.packed.irregular_count);
   rescore_all<Euclidean>(a, q, held, total);
-  block_barrier();
+  // The keys are seen by all at the first barrier of the selection.
   const uint64_t* const keys = a.survivors + q * a.stride;
   uint64_t* const best = a.best + q * a.k;
   const auto key_at = [&](int64_t i) { return i < total ? keys[i] : best[i - total]; };
