@@ -24,7 +24,7 @@ constexpr int64_t kSurvivorBytes = 512ll << 20;  // of one group of queries
 constexpr int64_t kKeyBytes = 256ll << 20;       // of the exact path at a time
 constexpr int64_t kFewestScreened = 4096;        // items
 constexpr int64_t kFewestPacked = 4;             // queries for which packing pays within one call
-constexpr int64_t kReserve = 64ll << 20;         // of free memory, for others
+constexpr int64_t kReservedShare = 32;  // one part in so many of the device's memory is left to others
 
 int64_t blocks_of(int64_t count, int64_t per_block) { return (count + per_block - 1) / per_block; }
 
@@ -453,12 +453,13 @@ int64_t fitting_rows(const TopKArguments& arguments, const SearchContext& contex
   const int64_t raw = items.columns * element_bytes(items.type);
   const int64_t packed = Packed::row_bytes(items.columns, arguments.metric);
   // Scores of every item for one panel row at least, should a query need them.
-  const int64_t left = device.free_bytes - kReserve - search, least = 8 * kPairRows;
+  const int64_t reserve = device.total_bytes / kReservedShare;
+  const int64_t left = device.free_bytes - reserve - search, least = 8 * kPairRows;
   if (left >= items.rows * (raw + packed + least)) return std::max<int64_t>(items.rows, 1);
   const int64_t rows = left / (2 * raw + packed + least) / kTileRows * kTileRows;
   if (rows >= kTileRows) return rows;
   throw OutOfDeviceMemory("device: too little memory for a search: " +
-                          std::to_string(search + kReserve + kTileRows * (2 * raw + packed + least)) +
+                          std::to_string(search + reserve + kTileRows * (2 * raw + packed + least)) +
                           " bytes wanted, " + std::to_string(device.free_bytes) + " of " +
                           std::to_string(device.total_bytes) + " bytes free");
 }

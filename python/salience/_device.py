@@ -32,6 +32,11 @@ def is_on_device(value: Any) -> bool:
     return not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__")
 
 
+def rows_of(value: Any) -> int:
+    """Count the rows of an array of any library."""
+    return int(value.__cuda_array_interface__["shape"][0]) if is_on_device(value) else len(value)
+
+
 def choose(device: object, arrays: dict[str, Any], *, products: float = 0.0) -> Any | None:
     """Return the CUDA module where it should do the work, None where the CPU should.
 

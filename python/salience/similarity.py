@@ -301,7 +301,7 @@ class Index:
         return state.search(
             queries,
             _arrays.whole(k, argument="k", least=1),
-            _arrays.exclusion_pattern(exclude, len(queries), state.rows),
+            _arrays.exclusion_pattern(exclude, _device.rows_of(queries), state.rows),
             _arrays.item_mask(allow, deny, state.rows),
             self._thread_count(threads),
         )

@@ -6,7 +6,6 @@ import functools
 import os
 import shutil
 
-import numpy as np
 import pytest
 
 from cuda_on_cpu import build
@@ -48,18 +47,3 @@ def cuda(request, monkeypatch):
     if reason := _backends.cuda_why_not():
         pytest.fail(f"SALIENCE_REQUIRE_GPU=1, but {reason}")
     return _backends.cuda()
-
-
-class StandIn:
-    """An array of no known library that offers the interface; rows may lie apart."""
-
-    def __init__(self, module, array, *, stride=None, stream=None):
-        array = np.ascontiguousarray(array)
-        wide = np.zeros((array.shape[0], stride or array.shape[1]), array.dtype)
-        wide[:, : array.shape[1]] = array
-        self._memory = module.DeviceArray(*wide.shape, wide.dtype.str, None)
-        self._memory.assign(wide)
-        strides = None if stride is None else (stride * array.itemsize, array.itemsize)
-        self.__cuda_array_interface__ = {
-            **self._memory.__cuda_array_interface__, "shape": array.shape, "strides": strides, "stream": stream,
-        }  # fmt: skip
