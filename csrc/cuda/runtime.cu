@@ -1,5 +1,7 @@
 #include <cuda_runtime.h>
 
+#include <mutex>
+
 #include "cuda/runtime.h"
 
 namespace salience::cuda {
@@ -10,6 +12,34 @@ void check(cudaError_t result, const char* doing) {
   cudaGetLastError();  // what is not sticky must not surface in a later call
   throw DeviceError(std::string("CUDA: ") + doing + ": " + cudaGetErrorName(result) + " (" +
                     cudaGetErrorString(result) + ")");
+}
+
+// A pool of our own for each device, which keeps some memory between searches: giving all of it back at every
+// synchronization, as the default pool does, costs more than most searches. Null where devices have no pools.
+cudaMemPool_t pool() {
+  constexpr int kMostDevices = 64;
+  constexpr uint64_t kKept = uint64_t{1} << 30;
+  static std::mutex mutex;
+  static cudaMemPool_t pools[kMostDevices];
+  static bool asked[kMostDevices];
+  int device = 0;
+  check(cudaGetDevice(&device), "asking for the current device");
+  if (device >= kMostDevices) return nullptr;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (asked[device]) return pools[device];
+  asked[device] = true;
+  int supported = 0;
+  cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device);
+  if (supported == 0) return nullptr;
+  cudaMemPoolProps properties{};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location.type = cudaMemLocationTypeDevice;
+  properties.location.id = device;
+  uint64_t kept = kKept;
+  check(cudaMemPoolCreate(&pools[device], &properties), "making a memory pool");
+  check(cudaMemPoolSetAttribute(pools[device], cudaMemPoolAttrReleaseThreshold, &kept),
+        "making a memory pool");
+  return pools[device];
 }
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
@@ -90,7 +120,10 @@ void fill(void* at, uint8_t byte, int64_t bytes, Stream stream) {
 void* allocate(int64_t bytes, Stream stream, const char* what) {
   void* memory = nullptr;
   if (bytes == 0) return nullptr;
-  const cudaError_t result = cudaMallocAsync(&memory, static_cast<size_t>(bytes), native(stream));
+  const cudaMemPool_t from = pool();
+  const cudaError_t result =
+      from == nullptr ? cudaMalloc(&memory, static_cast<size_t>(bytes))
+                      : cudaMallocFromPoolAsync(&memory, static_cast<size_t>(bytes), from, native(stream));
   if (result == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     size_t free = 0, total = 0;
@@ -106,10 +139,7 @@ void* allocate(int64_t bytes, Stream stream, const char* what) {
 // Errors of earlier work may surface here; they do so again at the next call that can say so.
 void release(void* memory, Stream stream) noexcept {
   if (memory == nullptr) return;
-  if (stream != kNoStream) {
-    cudaFreeAsync(memory, native(stream));
-    return;
-  }
+  if (stream != kNoStream && cudaFreeAsync(memory, native(stream)) == cudaSuccess) return;
   int before = 0;
   cudaPointerAttributes attributes;
   cudaGetDevice(&before);

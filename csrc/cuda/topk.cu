@@ -378,8 +378,7 @@ int64_t group_size(int64_t k, int64_t queries) {
   return std::min(queries, std::max<int64_t>(1, kSurvivorBytes / each / kPanelQueries) * kPanelQueries);
 }
 
-// --- Items that come from the host
-// ---------------------------------------------------------------------------
+// --- Items that come from the host ---
 
 // Brings block after block to the device: while one is searched the next is on its way. The pinned copies and
 // the device's are two of each.
@@ -506,8 +505,7 @@ Status topk(const TopKArguments& arguments, const SearchContext& context) {
   return search_blocks(arguments, context, nullptr);
 }
 
-// --- Index
-// ----------------------------------------------------------------------------------------------------
+// --- Index ---
 
 VectorsView Index::view() const { return {device_->rows.data(), type_, rows_, columns_, columns_}; }
 
@@ -637,8 +635,7 @@ void Index::download(void* to, Stream stream) const {
   synchronize(stream);
 }
 
-// --- For tests of the bound
-// -----------------------------------------------------------------------------------
+// --- For tests of the bound ---
 
 Status probe(const SimilarityArguments& arguments, Path path, const ProbeResult& out, Stream stream) {
   const int64_t queries = arguments.a.rows, rows = arguments.b.rows, columns = arguments.a.columns;

@@ -42,7 +42,12 @@ def test_numpy_in_numpy_out(cuda):
 
 def test_arrays_on_the_gpu_are_worked_on_there(cuda):
     q, x = StandIn(cuda, Q), StandIn(cuda, X, stride=24)
-    for found in (salience.topk(q, x, 9), salience.topk(q, X, 9), salience.topk(Q, x, 9), salience.topk(q, x, 9, device="cuda")):
+    for found in (
+        salience.topk(q, x, 9),
+        salience.topk(q, X, 9),
+        salience.topk(Q, x, 9),
+        salience.topk(q, x, 9, device="cuda"),
+    ):
         assert hasattr(found[0], "__cuda_array_interface__")
         equal(found, EXPECTED)
     equal([salience.similarity(q, x)], [salience.similarity(Q, X)])
@@ -51,7 +56,10 @@ def test_arrays_on_the_gpu_are_worked_on_there(cuda):
     equal(salience.topk(q, StandIn(cuda, half), 9), salience.topk(Q, half, 9))
     mask = RANDOM.random(5000) < 0.3
     seen = sp.random_array((6, 5000), density=0.05, format="csr", rng=np.random.default_rng(1))
-    equal(salience.topk(q, x, 9, allow=mask, deny=[3], exclude=seen), salience.topk(Q, X, 9, allow=mask, deny=[3], exclude=seen))
+    equal(
+        salience.topk(q, x, 9, allow=mask, deny=[3], exclude=seen),
+        salience.topk(Q, X, 9, allow=mask, deny=[3], exclude=seen),
+    )
 
 
 def test_work_runs_on_the_stream_that_the_array_names(emulated):
@@ -68,6 +76,7 @@ def test_work_runs_on_the_stream_that_the_array_names(emulated):
 
 def fake_cupy(module):
     """A module that looks like CuPy as far as salience looks."""
+
     class Device:
         def __enter__(self):
             return self
@@ -143,7 +152,10 @@ def check_index(index, rows, present, k=7):
     expected = salience.topk(q, rows, k, metric=index.metric, allow=present, device="cpu")
     equal(index.search(q, k), expected)
     deny = np.flatnonzero(present)[:40]
-    equal(index.search(q, k, deny=deny), salience.topk(q, rows, k, metric=index.metric, allow=present, deny=deny, device="cpu"))
+    equal(
+        index.search(q, k, deny=deny),
+        salience.topk(q, rows, k, metric=index.metric, allow=present, deny=deny, device="cpu"),
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -26,7 +26,7 @@ namespace {
 constexpr size_t kStackBytes = 64 << 10;
 constexpr int kWarp = 32;
 
-// --- Fibers -----------------------------------------------------------------------------------------------
+// --- Fibers ---
 
 #if defined(__x86_64__)
 // Saves what a called function must preserve on the stack that is left, and takes it from the other.
@@ -63,8 +63,7 @@ struct Context {
 void switch_to(Context& from, Context& to) { swapcontext(&from.context, &to.context); }
 #endif
 
-// --- A launch and its state
-// ---------------------------------------------------------------------------------
+// --- A launch and its state ---
 
 enum class State { runnable, at_barrier, in_warp_operation, finished };
 
@@ -213,8 +212,7 @@ std::string stuck(const Block& block) {
   return text;
 }
 
-// --- Memory
-// -------------------------------------------------------------------------------------------------
+// --- Memory ---
 
 const size_t kPage = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 
@@ -297,8 +295,7 @@ class FaultHandler {
   struct sigaction segv_before_{}, bus_before_{};
 };
 
-// --- Scheduling
-// ---------------------------------------------------------------------------------------------
+// --- Scheduling ---
 
 unsigned char* stack(size_t number) {
   while (all.stacks.size() <= number) {
@@ -397,8 +394,7 @@ void run_blocks(const LaunchShape& shape) {
 
 }  // namespace
 
-// --- The words
-// ----------------------------------------------------------------------------------------------
+// --- The words ---
 
 void meet_block(Site site) {
   if (is_skipped(site)) return;
@@ -556,8 +552,7 @@ bool is_device_memory(const void* pointer) { return find(pointer) != nullptr; }
 
 }  // namespace emulator
 
-// --- The runtime
-// --------------------------------------------------------------------------------------------
+// --- The runtime ---
 
 using emulator::all;
 

@@ -104,8 +104,7 @@ SALIENCE_DEVICE double group_total(const float* query, const VectorsView& items,
   return lane_tree(total);
 }
 
-// --- Tiles of pairs, for whole matrices
-// ---------------------------------------------------------------------
+// --- Tiles of pairs, for whole matrices ---
 
 inline constexpr int kPairRows = 32;      // of either side, in a block's tile
 inline constexpr int kPairThreads = 256;  // each scores 2 x 2 pairs

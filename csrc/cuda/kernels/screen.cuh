@@ -104,8 +104,7 @@ SALIENCE_DEVICE void note_survivor(const ScreenArguments& a, int64_t query, cons
   a.survivors[query * a.stride + slot] = survivor_key(lower, item);
 }
 
-// --- Many queries
-// -------------------------------------------------------------------------------------------
+// --- Many queries ---
 
 struct StagedPair {
   float sum;
@@ -165,7 +164,7 @@ SALIENCE_DEVICE WarpPlace warp_place() {
 using WarpSums = float[4][8][4];
 
 // Multiplies a chunk: 64 queries by 64 items over 32 dimensions.
-SALIENCE_DEVICE void multiply_chunk(const uint16_t* queries, int64_t query_pitch, const uint16_t* items,
+SALIENCE_DEVICE void multiply_chunk(const uint16_t* queries, int query_pitch, const uint16_t* items,
                                     WarpSums& sums) {
   const uint16_t* const a_row = queries + (warp() / 2 * 64 + lane() % 16) * query_pitch + lane() / 16 * 8;
   const uint16_t* const b_row =
@@ -241,14 +240,14 @@ SALIENCE_DEVICE void stage_pairs(PanelShared& shared, uint32_t visit, const Warp
 
 // Leaves the largest lower bound of each thread's 16 items.
 SALIENCE_DEVICE void sample_pairs(const ScreenArguments& a, const PanelShared& shared, int64_t panel,
-                                  int64_t visit, const WarpSums& sums) {
+                                  int64_t visit, int64_t tile, const WarpSums& sums) {
   const WarpPlace place = warp_place();
   uint32_t usable = 0;
   SALIENCE_UNROLL
   for (int n = 0; n < 16; ++n) {
     usable |= static_cast<uint32_t>(is_usable(shared.usable, place.item + n / 2 * 8 + n % 2)) << n;
   }
-  const TileBound tile = a.items.bounds[a.visits.tile(visit)];
+  const TileBound bound = a.items.bounds[tile];
   SALIENCE_UNROLL
   for (int m = 0; m < 4; ++m) {
     SALIENCE_UNROLL
@@ -264,9 +263,32 @@ SALIENCE_DEVICE void sample_pairs(const ScreenArguments& a, const PanelShared& s
       if (query >= a.query_count) continue;
       const bool some = largest > -bits_to_float(0x7F800000u);
       a.survivors[query * a.stride + visit * kSamplesPerTile + warp() % 2 * 4 + lane() % 4] =
-          some ? survivor_key(lower_bound(largest, shared.bounds[q], tile), 0) : 0;
+          some ? survivor_key(lower_bound(largest, shared.bounds[q], bound), 0) : 0;
     }
   }
+}
+
+// Where a block is among the chunks of its tiles; divisions would cost as much as the products.
+struct Walk {
+  int tile;
+  int number;  // of the tile among those of the block
+  int chunk;
+  int slot;  // of the stages
+
+  template <int Stages>
+  SALIENCE_DEVICE void advance(int chunks, int stride, int tiles) {
+    slot = slot + 1 == Stages ? 0 : slot + 1;
+    if (++chunk < chunks) return;
+    chunk = 0;
+    ++number;
+    tile += stride;
+    if (tile >= tiles) tile -= tiles;
+  }
+};
+
+SALIENCE_DEVICE void clear(WarpSums& sums) {
+  SALIENCE_UNROLL
+  for (int n = 0; n < 128; ++n) sums[n / 32][n / 4 % 8][n % 4] = 0.0f;
 }
 
 // A block scans its range of the tiles for one panel of queries.
@@ -278,13 +300,13 @@ screen_panels(ScreenArguments a) {
   auto& shared = shared_memory<PanelShared>();
   uint16_t* const panel_memory =
       reinterpret_cast<uint16_t*>(reinterpret_cast<unsigned char*>(&shared) + kPanelHeaderBytes);
-  const int64_t depth = a.items.depth, panel_pitch = Resident ? depth + 8 : kChunkPitch;
+  const int depth = static_cast<int>(a.items.depth), panel_pitch = Resident ? depth + 8 : kChunkPitch;
   uint16_t* const item_memory = panel_memory + (Resident ? kPanelQueries * panel_pitch : kStages * kChunk);
   const int64_t panels = (a.query_count + kPanelQueries - 1) / kPanelQueries;
-  const int64_t panel = block() % panels, range = block() / panels;
-  const uint16_t* const queries = a.queries + panel * kPanelQueries * depth;
+  const auto panel = static_cast<int>(block() % panels), range = static_cast<int>(block() / panels);
+  const uint16_t* const queries = a.queries + int64_t{panel} * kPanelQueries * depth;
 
-  const QueryBound mine = a.bounds[panel * kPanelQueries + thread()];
+  const QueryBound mine = a.bounds[int64_t{panel} * kPanelQueries + thread()];
   shared.bounds[thread()] = mine;
   shared.lost[thread()] = 0;
   const bool open = any(is_open(mine));
@@ -294,60 +316,60 @@ screen_panels(ScreenArguments a) {
   if (!(shared.open[0] || shared.open[1] || shared.open[2] || shared.open[3])) return;
 
   if (Resident) {
-    for (int64_t n = thread(); n < kPanelQueries * depth / 8; n += kPanelThreads) {
-      const int64_t row = n / (depth / 8), part = n % (depth / 8);
+    for (int n = thread(); n < kPanelQueries * depth / 8; n += kPanelThreads) {
+      const int row = n / (depth / 8), part = n % (depth / 8);
       copy_async(panel_memory + row * panel_pitch + part * 8, queries + row * depth + part * 8);
     }
   }
-  const int64_t chunks = depth / kDepthStep;
-  const int64_t visits = a.visits.count > range ? (a.visits.count - range - 1) / a.ranges + 1 : 0;
-  const int64_t total = visits * chunks;
-  const auto fetch = [&](int64_t n) {
-    if (n < total) {
-      const int64_t tile = a.visits.tile(range + n / chunks * a.ranges), from = n % chunks * kDepthStep;
-      uint16_t* const to = item_memory + n % kStages * kChunk;
+  const int chunks = depth / kDepthStep;
+  const int tiles = static_cast<int>(a.visits.tiles);
+  const auto visits =
+      static_cast<int>(a.visits.count > range ? (a.visits.count - range - 1) / a.ranges + 1 : 0);
+  const auto stride = static_cast<int>(a.ranges * a.visits.step % tiles);
+  Walk next{static_cast<int>(a.visits.tile(range)), 0, 0, 0}, here = next;
+  const auto fetch = [&] {
+    if (next.number < visits) {
+      const int from = next.chunk * kDepthStep;
+      const uint16_t* const items = a.items.halves + int64_t{next.tile} * kTileRows * depth + from;
+      uint16_t* const to = item_memory + next.slot * kChunk;
       SALIENCE_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int row = (thread() + i * kPanelThreads) / 4, part = (thread() + i * kPanelThreads) % 4;
-        copy_async(to + row * kChunkPitch + part * 8,
-                   a.items.halves + (tile * kTileRows + row) * depth + from + part * 8);
+        copy_async(to + row * kChunkPitch + part * 8, items + row * depth + part * 8);
         if (!Resident)
-          copy_async(panel_memory + n % kStages * kChunk + row * kChunkPitch + part * 8,
+          copy_async(panel_memory + next.slot * kChunk + row * kChunkPitch + part * 8,
                      queries + row * depth + from + part * 8);
       }
     }
     copy_async_commit();
+    next.advance<kStages>(chunks, stride, tiles);
   };
-  for (int n = 0; n < kStages - 1; ++n) fetch(n);
+  for (int n = 0; n < kStages - 1; ++n) fetch();
 
   float sums[4][8][4];
-  for (int64_t n = 0; n < total; ++n) {
-    const int64_t mine_number = n / chunks, chunk = n % chunks, visit = range + mine_number * a.ranges;
+  for (; here.number < visits; here.advance<kStages>(chunks, stride, tiles)) {
     copy_async_wait<kStages - 2>();
     block_barrier();
-    fetch(n + kStages - 1);
-    if (chunk == 0) {
+    fetch();
+    if (here.chunk == 0) {
       // Nothing is staged between this barrier and the next, so all threads see the same count.
       if (shared.staged_count >= kStagedMark) send_staged(a, shared, panel, range);
-      const int64_t tile = a.visits.tile(visit);
-      const TileBound bound = a.items.bounds[tile];
-      shared.thresholds[thread()] = threshold_of(mine, bound);
-      shared.factors[thread()] = mine.factor * bound.ratio;
-      if (thread() < kWordsPerTile) shared.usable[thread()] = a.usable[tile * kWordsPerTile + thread()];
-      SALIENCE_UNROLL
-      for (int m = 0; m < 4; ++m) SALIENCE_UNROLL
-      for (int i = 0; i < 8; ++i) sums[m][i][0] = sums[m][i][1] = sums[m][i][2] = sums[m][i][3] = 0.0f;
+      const TileBound bound = a.items.bounds[here.tile];
+      shared.thresholds[thread()] = threshold_of(shared.bounds[thread()], bound);
+      shared.factors[thread()] = shared.bounds[thread()].factor * bound.ratio;
+      if (thread() < kWordsPerTile) shared.usable[thread()] = a.usable[here.tile * kWordsPerTile + thread()];
+      clear(sums);
     }
-    multiply_chunk(panel_memory + (Resident ? chunk * kDepthStep : n % kStages * kChunk), panel_pitch,
-                   item_memory + n % kStages * kChunk, sums);
-    if (chunk + 1 < chunks) continue;
+    multiply_chunk(panel_memory + (Resident ? here.chunk * kDepthStep : here.slot * kChunk), panel_pitch,
+                   item_memory + here.slot * kChunk, sums);
+    if (here.chunk + 1 < chunks) continue;
     if (chunks == 1) block_barrier();  // the thresholds
     if (a.items.squares != nullptr)
-      take_squares(a.items.squares + a.visits.tile(visit) * kTileRows, shared, sums);
+      take_squares(a.items.squares + int64_t{here.tile} * kTileRows, shared, sums);
     if (a.sample) {
-      sample_pairs(a, shared, panel, visit, sums);
+      sample_pairs(a, shared, panel, range + int64_t{here.number} * a.ranges, here.tile, sums);
     } else {
-      stage_pairs(shared, static_cast<uint32_t>(mine_number), sums);
+      stage_pairs(shared, static_cast<uint32_t>(here.number), sums);
     }
   }
   copy_async_wait<0>();
@@ -355,8 +377,7 @@ screen_panels(ScreenArguments a) {
   send_staged(a, shared, panel, range);
 }
 
-// --- Few queries
-// --------------------------------------------------------------------------------------------
+// --- Few queries ---
 
 inline int64_t few_bytes(int64_t groups, int64_t depth) {
   return groups * 8 * ((depth + 8) * 2 + static_cast<int64_t>(sizeof(QueryBound)));
@@ -438,8 +459,7 @@ screen_few(ScreenArguments a) {
   }
 }
 
-// --- For tests of the bound
-// ---------------------------------------------------------------------------------
+// --- For tests of the bound ---
 
 struct ProbeArguments {
   PackedView items;

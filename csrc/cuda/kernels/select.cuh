@@ -115,8 +115,7 @@ SALIENCE_DEVICE const Key* select_sorted(const Source& key_at, int64_t count, in
   return place;
 }
 
-// --- Of a score matrix
-// --------------------------------------------------------------------------------------
+// --- Of a score matrix ---
 
 inline constexpr int kMostSampled = 4096;
 inline constexpr int64_t kGateValues = 8192;  // that one block looks at
