@@ -368,7 +368,7 @@ py::dict device() {
   py::dict row;
   row["name"] = found.name;
   row["compute_capability"] = py::make_tuple(found.major, found.minor);
-  row["multiprocessors"] = found.multiprocessors;
+  row["multiprocessors"] = found.limits.multiprocessors;
   row["total_bytes"] = found.total_bytes;
   row["free_bytes"] = found.free_bytes;
   row["driver"] = found.driver;

@@ -80,8 +80,7 @@ DeviceDescription describe_device() {
   found.name = properties.name;
   found.major = properties.major;
   found.minor = properties.minor;
-  found.multiprocessors = properties.multiProcessorCount;
-  found.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+  found.limits = device_limits();
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "asking for free memory");
   found.free_bytes = static_cast<int64_t>(free);
@@ -89,6 +88,16 @@ DeviceDescription describe_device() {
   check(cudaDriverGetVersion(&found.driver), "asking for the driver's version");
   check(cudaRuntimeGetVersion(&found.runtime), "asking for the runtime's version");
   return found;
+}
+
+DeviceLimits device_limits() {
+  int device = 0, multiprocessors = 0, shared = 0;
+  check(cudaGetDevice(&device), "asking for the current device");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "asking for its size");
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for its size");
+  return {multiprocessors, shared};
 }
 
 Stream default_stream() { return cudaStreamPerThread; }
@@ -179,6 +188,7 @@ SideStream::SideStream() {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
   stream_ = stream;
 }
+void SideStream::finish() noexcept { cudaStreamSynchronize(native(stream_)); }
 SideStream::~SideStream() { cudaStreamDestroy(native(stream_)); }
 
 void launch_kernel(const char* name, void (*kernel)(), const LaunchShape& shape, Stream stream,

@@ -20,19 +20,24 @@ class OutOfDeviceMemory : public DeviceError {
   using DeviceError::DeviceError;
 };
 
+struct DeviceLimits {
+  int multiprocessors = 0;
+  int64_t shared_bytes = 0;  // that one block may use
+};
+
 struct DeviceDescription {
   int number = 0;
   std::string name;
   int major = 0, minor = 0;  // compute capability
-  int multiprocessors = 0;
-  int64_t shared_bytes = 0;  // that one block may use
+  DeviceLimits limits;
   int64_t total_bytes = 0, free_bytes = 0;
   int driver = 0, runtime = 0;  // versions, as 1000 major + 10 minor
 };
 
 // Why no device can be used, or an empty string. Never throws.
 std::string unavailable();
-DeviceDescription describe_device();
+DeviceDescription describe_device();  // takes a while
+DeviceLimits device_limits();         // of the current device; takes no time
 
 // The stream for callers that have none: one of the thread's own.
 Stream default_stream();
@@ -131,6 +136,7 @@ class SideStream {
   SideStream(const SideStream&) = delete;
   SideStream& operator=(const SideStream&) = delete;
   Stream get() const { return stream_; }
+  void finish() noexcept;  // waits for it
 
  private:
   Stream stream_ = nullptr;

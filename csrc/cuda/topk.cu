@@ -77,12 +77,12 @@ struct Block {
 // The best k for one group of queries, over one block of items after another.
 class Search {
  public:
-  Search(const TopKArguments& arguments, const SearchContext& context, const DeviceDescription& device,
+  Search(const TopKArguments& arguments, const SearchContext& context, const DeviceLimits& limits,
          int64_t first, int64_t count)
       : arguments_(arguments),
         context_(context),
         stream_(context.stream),
-        device_(device),
+        limits_(limits),
         queries_{arguments.queries.row(first), count, arguments.queries.columns,
                  arguments.queries.row_stride},
         count_(count),
@@ -109,7 +109,7 @@ class Search {
   const TopKArguments& arguments_;
   const SearchContext& context_;
   Stream stream_;
-  const DeviceDescription& device_;
+  const DeviceLimits& limits_;
   Matrix<const float> queries_;
   int64_t count_, first_;
   Exclusions exclusions_;
@@ -135,7 +135,7 @@ Path Search::choose_path(const Block& block) const {
   if (items == 0 || block.items.columns == 0) return Path::exact;
   if (arguments_.path == Path::exact) return Path::exact;
   const bool few = count_ <= kFewQueries &&
-                   few_bytes(count_ <= 8 ? 1 : 8, depth_of(block.items.columns)) <= device_.shared_bytes;
+                   few_bytes(count_ <= 8 ? 1 : 8, depth_of(block.items.columns)) <= limits_.shared_bytes;
   if (arguments_.path == Path::rows && few) return Path::rows;
   if (arguments_.path != Path::automatic) return Path::panels;
   if (items < kFewestScreened || 8 * k >= items) return Path::exact;
@@ -242,7 +242,7 @@ void Search::scan(const Block& block, const PackedView& packed, Path path, const
   a.counts = counts_.data();
   a.lost = lost_.data();
   a.filters = exclusions_.filters(nullptr, block.first_item);
-  const int64_t processors = device_.multiprocessors;
+  const int64_t processors = limits_.multiprocessors;
   if (path == Path::rows) {
     const int64_t groups = count_ <= 8 ? 1 : 8;
     const int64_t blocks =
@@ -255,7 +255,7 @@ void Search::scan(const Block& block, const PackedView& packed, Path path, const
     }
     return;
   }
-  const bool resident = panel_bytes(true, packed.depth) <= device_.shared_bytes;
+  const bool resident = panel_bytes(true, packed.depth) <= limits_.shared_bytes;
   const int64_t panels = blocks_of(count_, kPanelQueries);
   // As many blocks as the multiprocessors hold at once, and a few more where panels do not divide that.
   a.ranges = std::clamp<int64_t>(blocks_of(2 * processors, panels), 1, visits.count);
@@ -395,6 +395,13 @@ class Feeder {
     synchronize(stream);  // the side stream may write to what `stream` has allocated
   }
 
+  // Whatever happened, no copy is under way when its memory goes.
+  ~Feeder() {
+    if (!single_) side_.finish();
+  }
+  Feeder(const Feeder&) = delete;
+  Feeder& operator=(const Feeder&) = delete;
+
   void send(int64_t first) {
     const Elements rows = block(first);
     const int slot = static_cast<int>(first / block_rows_ % 2);
@@ -442,10 +449,10 @@ class Feeder {
 };
 
 // Rows of a block: all where they fit beside what a search needs, else as many as fit twice.
-int64_t fitting_rows(const TopKArguments& arguments, const SearchContext& context,
-                     const DeviceDescription& device) {
+int64_t fitting_rows(const TopKArguments& arguments, const SearchContext& context) {
   const Elements& items = arguments.items;
   if (context.tuning.block_rows > 0) return context.tuning.block_rows;
+  const DeviceDescription device = describe_device();
   const int64_t group = group_size(arguments.k, arguments.queries.rows), k = arguments.k;
   const int64_t search =
       group * (8 * (std::max(4 * k, kLeastCapacity) + kMostIrregular + 4 * k) + 2 * depth_of(items.columns));
@@ -464,7 +471,7 @@ int64_t fitting_rows(const TopKArguments& arguments, const SearchContext& contex
 }
 
 Status search_blocks(const TopKArguments& arguments, const SearchContext& context, const PackedView* packed) {
-  const DeviceDescription device = describe_device();
+  const DeviceLimits limits = device_limits();
   const Elements& items = arguments.items;
   Array<uint8_t> allowed;
   const uint8_t* flags = arguments.allowed;
@@ -475,13 +482,13 @@ Status search_blocks(const TopKArguments& arguments, const SearchContext& contex
   }
   const int64_t group = group_size(arguments.k, arguments.queries.rows);
   for (int64_t first = 0; first < arguments.queries.rows; first += group) {
-    Search search(arguments, context, device, first, std::min(group, arguments.queries.rows - first));
+    Search search(arguments, context, limits, first, std::min(group, arguments.queries.rows - first));
     if (!context.items_on_host) {
       const VectorsView view{items.data, items.type, items.rows, items.columns, items.row_stride};
       search.offer({view, packed, flags, 0});
       if (context.interrupted && context.interrupted()) return Status::interrupted();
     } else {
-      const int64_t rows = fitting_rows(arguments, context, device);
+      const int64_t rows = fitting_rows(arguments, context);
       Feeder feeder(items, rows, context.stream);
       feeder.send(0);
       for (int64_t start = 0; start < items.rows; start += rows) {

@@ -125,6 +125,7 @@ def test_cupy_in_cupy_out(emulated, monkeypatch):
     equal([salience.similarity(cupy.ndarray(small), cupy.ndarray(small))], [salience.similarity(small, small)])
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_real_cupy_and_torch(cuda):
     """On a GPU, with the libraries themselves."""
     if hasattr(cuda, "configure"):

@@ -562,12 +562,13 @@ DeviceDescription describe_device() {
   DeviceDescription device;
   device.name = "emulated";
   device.major = 8;
-  device.multiprocessors = all.settings.multiprocessors;
-  device.shared_bytes = all.settings.shared_bytes;
+  device.limits = device_limits();
   device.total_bytes = all.settings.memory;
   device.free_bytes = all.settings.memory - all.allocated;
   return device;
 }
+
+DeviceLimits device_limits() { return {all.settings.multiprocessors, all.settings.shared_bytes}; }
 
 Stream default_stream() { return reinterpret_cast<Stream>(2); }
 DeviceScope::DeviceScope(const void*) : before_(0) {}
@@ -613,6 +614,7 @@ void Event::record(Stream) {}
 void Event::hold(Stream) const {}
 void Event::wait() const {}
 SideStream::SideStream() : stream_(reinterpret_cast<Stream>(3)) {}
+void SideStream::finish() noexcept {}
 SideStream::~SideStream() = default;
 
 void launch_kernel(const char* name, void (*kernel)(), const LaunchShape& shape, Stream stream,
