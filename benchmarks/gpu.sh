@@ -34,7 +34,7 @@ export PYTHONPATH="$work/site" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 step "tests on the GPU"
 export SALIENCE_REQUIRE_GPU=1 SALIENCE_ONLY_GPU=1
-timeout 120 python3 -m pytest -q -x -p no:cacheprovider tests/cuda || fail "tests"
+timeout 120 python3 -m pytest -q --maxfail=10 -p no:cacheprovider tests/cuda || fail "tests"
 timeout 60 python3 tests/cuda/fuzz_cuda.py 300 --gpu || fail "random configurations"
 
 step "compute-sanitizer"

@@ -259,6 +259,7 @@ void Search::scan(const Block& block, const PackedView& packed, Path path, const
   const int64_t panels = blocks_of(count_, kPanelQueries);
   // As many blocks as the multiprocessors hold at once, and a few more where panels do not divide that.
   a.ranges = std::clamp<int64_t>(blocks_of(2 * processors, panels), 1, visits.count);
+  a.ranges = std::max(a.ranges, blocks_of(visits.count, kMostVisits));
   const LaunchShape shape{panels * a.ranges, kPanelThreads, panel_bytes(resident, packed.depth)};
   if (resident) {
     SALIENCE_LAUNCH(screen_panels<true>, shape, stream_, a);

@@ -111,6 +111,8 @@ struct StagedPair {
   uint32_t place;  // visit << 14 | item of the tile << 7 | query of the panel
 };
 
+inline constexpr int64_t kMostVisits = 1 << 18;  // of a block: what StagedPair has bits for
+
 struct PanelShared {
   float thresholds[kPanelQueries];
   float factors[kPanelQueries];
