@@ -75,6 +75,7 @@ class Ours:
         self.model = salience.ALS(
             items.shape[1], unobserved_weight=WEIGHT, regularization=RIDGE, regularization_exponent=0.0, threads=threads
         )
+        self.model.mean_ = 0.0
         data = Interactions.from_csr(matrix)
         self.state: Factorization = self.model._start(data, [None, None], None)
         self.state.items.factors[:] = items

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace salience {
 
 // A row-major matrix whose rows may lie apart: element (i, j) is data[i * row_stride + j].
@@ -13,7 +15,7 @@ struct Matrix {
   int64_t columns = 0;
   int64_t row_stride = 0;
 
-  T* row(int64_t i) const { return data + i * row_stride; }
+  SALIENCE_HOST_DEVICE T* row(int64_t i) const { return data + i * row_stride; }
 };
 
 enum class ElementType { float32, float16, bfloat16 };

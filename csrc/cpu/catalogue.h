@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/parallel_for.h"
+#include "core/screening_bound.h"
 #include "cpu/instruction_sets.h"
-#include "cpu/screening_bound.h"
 
 namespace salience::cpu {
 

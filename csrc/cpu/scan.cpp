@@ -20,6 +20,12 @@ int64_t coprime_step(int64_t blocks) {
   return blocks > 1 ? step : 1;
 }
 
+// The accumulation of core/screening_bound.h.
+double accumulation_error(Encoding encoding, int64_t dimensions) {
+  if (encoding == Encoding::fixed_point) return 0x1.0p-24;
+  return 1.01 * (static_cast<double>(dimensions) + 2.0) * 0x1.0p-23;
+}
+
 // Rows without a 16-bit form are stored as zeros, which may pass the scan; they are scored apart.
 bool is_irregular(const PackedBlock& packed, int64_t row) {
   return !packed.irregular.empty() &&
@@ -56,7 +62,8 @@ GroupScan::GroupScan(const Request& request, int64_t first, int64_t count)
       catalogue_(*request.catalogue),
       first_(first),
       count_(count),
-      bound_(catalogue_.metric, kernels().encoding, catalogue_.columns, catalogue_.centre_norm),
+      bound_(catalogue_.metric, accumulation_error(kernels().encoding, catalogue_.columns),
+             catalogue_.centre_norm),
       queries_(static_cast<size_t>(count)),
       best_(static_cast<size_t>(count), Reservoir<Key>(request.k)) {
   canonical_.assign(request.queries, first, count);

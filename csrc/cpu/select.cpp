@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "core/validate.h"
 #include "cpu/instruction_sets.h"
 #include "cpu/operations.h"

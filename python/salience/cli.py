@@ -227,6 +227,8 @@ def doctor() -> None:
     if config["forced"]:
         output.print(f"SALIENCE_ISA={config['forced']} forces the choice.")
     output.print(f"CUDA module: {config['cuda']}")
+    if config["cuda"].startswith("built"):
+        output.print(f"GPU: {config['gpu']['name'] if config['gpu'] else 'none in use, as ' + config['cuda_why_not']}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,15 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from salience import _arrays, _core, _storage
+from salience import _arrays, _backends, _core, _device, _storage
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from salience._backends import Device
+
 Metric = Literal["dot", "cosine", "euclidean"]
+_State = _core.Index | _device.DeviceIndex | _device.StreamedIndex
 
 
-def similarity(a: Any, b: Any, *, metric: Metric = "dot", threads: int | None = None) -> npt.NDArray[np.float32]:
+def similarity(
+    a: Any, b: Any, *, metric: Metric = "dot", threads: int | None = None, device: Device = "auto"
+) -> npt.NDArray[np.float32]:
     """Score every row of ``a`` against every row of ``b``.
 
     Parameters
@@ -37,17 +42,23 @@ def similarity(a: Any, b: Any, *, metric: Metric = "dot", threads: int | None = 
         The cosine of a zero vector is 0.
     threads : int, optional
         Default: the cores this process may run on.
+    device : {"auto", "cpu", "cuda"}
+        As in :func:`topk`; "auto" follows the data.
 
     Returns
     -------
     array of float32, shape (m, n)
-        Canonical scores.
+        Canonical scores, in the library of the first argument on a GPU.
 
     Raises
     ------
     TypeError, ValueError
         Naming the argument. Cost: 2 m n d float64 operations.
+    RuntimeError, MemoryError
+        As in :func:`topk`.
     """
+    if (module := _device.choose(device, {"a": a, "b": b})) is not None:
+        return _device.similarity(module, a, b, _metric(metric))  # type: ignore[no-any-return]
     return _core.similarity(
         _arrays.dense(a, argument="a"),
         _arrays.dense(b, argument="b"),
@@ -66,6 +77,7 @@ def topk(
     allow: Any = None,
     deny: Any = None,
     threads: int | None = None,
+    device: Device = "auto",
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Find the ``k`` best items for every query, exactly.
 
@@ -82,28 +94,42 @@ def topk(
     allow, deny : array of int or bool, optional
         Item rows, or a mask of n flags, for all queries.
     threads : int, optional
+        On the CPU.
+    device : {"auto", "cpu", "cuda"}
+        Arrays on a GPU (CuPy, torch, anything with ``__cuda_array_interface__``) are searched there, on the
+        library's current stream. Arrays in host memory are where this says; "auto" takes them to a GPU
+        where there is one and the search is large enough to pay for the way. The answer is the same.
 
     Returns
     -------
     ids : array of int64, shape (m, k)
         Item rows, -1 where too few items remain.
     scores : array of float32, shape (m, k)
-        Canonical scores, best first; -inf (euclidean: +inf) beside -1.
+        Canonical scores, best first; -inf (euclidean: +inf) beside -1. Both in the library of the first
+        argument that is on a GPU.
 
     Raises
     ------
     TypeError, ValueError
         Naming the argument.
+    RuntimeError
+        A GPU is asked for and there is none that can be used, with the reason.
+    MemoryError
+        The GPU has too little memory, with the number of bytes.
 
     Notes
     -----
     A scan in 16 bits drops items that a proved error bound rules out; the rest are scored canonically.
     Cost: 2 m n d 16-bit operations and O(m k) memory; no score matrix is written. Beyond 256 queries the
     items are packed once, in 2 bytes per element; an :class:`Index` keeps that copy between calls.
+    On a GPU, items in host memory that do not fit it pass through in blocks.
     """
+    k = _arrays.whole(k, argument="k", least=1)
+    products = float(np.prod(np.shape(queries)[:1])) * float(np.prod(np.shape(items)))
+    if (module := _device.choose(device, {"queries": queries, "items": items}, products=products)) is not None:
+        return _device.topk(module, queries, items, k, _metric(metric), exclude, allow, deny)
     q = _arrays.dense(queries, argument="queries")
     x, kind = _arrays.elements(items, argument="items")
-    k = _arrays.whole(k, argument="k", least=1)
     return _core.topk(
         q,
         x,
@@ -116,7 +142,9 @@ def topk(
     )
 
 
-def select(scores: Any, k: int, *, threads: int | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+def select(
+    scores: Any, k: int, *, threads: int | None = None, device: Device = "auto"
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     """Find the ``k`` largest entries of each row of a score matrix.
 
     Parameters
@@ -125,6 +153,8 @@ def select(scores: Any, k: int, *, threads: int | None = None) -> tuple[npt.NDAr
     k : int
         1 to n.
     threads : int, optional
+    device : {"auto", "cpu", "cuda"}
+        As in :func:`topk`; "auto" follows the data.
 
     Returns
     -------
@@ -136,7 +166,11 @@ def select(scores: Any, k: int, *, threads: int | None = None) -> tuple[npt.NDAr
     ------
     TypeError, ValueError
         Naming the argument. Cost: one pass over the scores.
+    RuntimeError, MemoryError
+        As in :func:`topk`.
     """
+    if (module := _device.choose(device, {"scores": scores})) is not None:
+        return _device.select(module, scores, _arrays.whole(k, argument="k", least=1))
     array = np.asarray(scores)
     if array.dtype == np.float64 and array.ndim == 2:
         array = np.ascontiguousarray(array)
@@ -155,23 +189,35 @@ class Index:
     metric : {"dot", "cosine", "euclidean"}
     threads : int, optional
         For packing and, where a call does not say, for searches and changes.
+    device : {"auto", "cpu", "cuda"}
+        Where the items live and are searched, whatever library the queries come from. "auto" follows the
+        data; items in host memory go to a GPU where there is one that holds them and they are many. With
+        "cuda", items that do not fit the GPU stay in host memory and pass through it in every search.
 
     Raises
     ------
     TypeError, ValueError
         Naming the argument.
+    RuntimeError, MemoryError
+        As in :func:`topk`.
 
     Notes
     -----
     Memory: the items, plus 2 bytes for each element of a row padded to a multiple of 32 (``nbytes``
     tells). Calls are safe from several threads: a search sees the items as they were when it began, and
-    changes follow one another. A change costs the packing of the blocks of 192 rows that it touches.
+    changes follow one another. A change costs the packing of the blocks of 192 rows that it touches; on a
+    GPU it costs the packing of all items, at the speed of the GPU's memory.
     """
 
-    def __init__(self, items: Any, *, metric: Metric = "dot", threads: int | None = None) -> None:
+    def __init__(
+        self, items: Any, *, metric: Metric = "dot", threads: int | None = None, device: Device = "auto"
+    ) -> None:
         self._metric, self._threads = _metric(metric), _arrays.thread_count(threads)
-        array, kind = _arrays.elements(items, argument="items")
-        self._start(_core.Index.build(array, kind, self._metric, self._threads))
+        state: _State | None = _device.build_index(device, items, self._metric)
+        if state is None:
+            array, kind = _arrays.elements(items, argument="items")
+            state = _core.Index.build(array, kind, self._metric, self._threads)
+        self._start(state)
 
     @classmethod
     def borrow(cls, items: Any, *, metric: Metric = "dot", threads: int | None = None) -> Self:
@@ -182,13 +228,18 @@ class Index:
         index._start(_core.Index.restore(array, kind, index._metric, {}, index._threads))
         return index
 
-    def _start(self, state: _core.Index) -> None:
+    def _start(self, state: _State) -> None:
         self._state = state  # immutable: changes put another in its place
         self._changes = threading.Lock()
         _indexes.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        state, parts = self._state, self._state.description()
+        if not isinstance(state := self._state, _core.Index):
+            rows_held, flags = state.items()
+            gone = {} if flags is None else {"present": flags}
+            return {"items": rows_held, "type": state.type, "metric": self._metric, "threads": self._threads,
+                    "device": "cuda", **gone}  # fmt: skip
+        parts = state.description()
         rows = [np.zeros(0, np.uint8), *(state.block(b)[0] for b in range(state.blocks))]
         items = np.concatenate(rows).view(_STORED_AS[state.type]).reshape(state.rows, state.columns)
         present = {"present": parts["present"]} if "present" in parts else {}
@@ -196,15 +247,24 @@ class Index:
 
     def __setstate__(self, held: dict[str, Any]) -> None:
         self._metric, self._threads = held["metric"], held["threads"]
-        parts = {"present": held["present"]} if "present" in held else {}
-        self._start(_core.Index.restore(held["items"], held["type"], self._metric, parts, self._threads))
+        rows, kind, present = held["items"], held["type"], held.get("present")
+        if held.get("device") == "cuda":
+            self._start(_device.restore_index(rows, kind, self._metric, present))
+        else:
+            self._start(_device.host_index(rows, present, kind, self._metric, self._threads))
 
     def __len__(self) -> int:
         return self._state.present
 
     def __repr__(self) -> str:
         state = self._state
-        return f"<Index of {state.present} items, {state.columns} dimensions, {state.type}, {self._metric}>"
+        where = "" if self.device == "cpu" else ", on the GPU"
+        return f"<Index of {state.present} items, {state.columns} dimensions, {state.type}, {self._metric}{where}>"
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where searches run."""
+        return "cpu" if isinstance(self._state, _core.Index) else "cuda"
 
     @property
     def rows(self) -> int:
@@ -218,7 +278,7 @@ class Index:
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Memory held, in bytes; on the GPU where the items are there."""
         return self._state.bytes
 
     def search(
@@ -233,11 +293,15 @@ class Index:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Find the ``k`` best items for every query; parameters and returns as in :func:`topk`."""
         state = self._state
-        q = _arrays.dense(queries, argument="queries")
+        if isinstance(state, _core.Index):
+            _device.choose("cpu", {"queries": queries})
+            queries = _arrays.dense(queries, argument="queries")
+        else:
+            exclude, (allow, deny) = _device.exclusions(exclude), _device.filters(allow, deny)
         return state.search(
-            q,
+            queries,
             _arrays.whole(k, argument="k", least=1),
-            _arrays.exclusion_pattern(exclude, len(q), state.rows),
+            _arrays.exclusion_pattern(exclude, _device.rows_of(queries), state.rows),
             _arrays.item_mask(allow, deny, state.rows),
             self._thread_count(threads),
         )
@@ -271,8 +335,8 @@ class Index:
             state = self._state
             new = self._vectors(vectors, state)
             where = _item_rows(rows, state)
-            if len(where) != len(new):
-                raise ValueError(f"rows: {len(where)} of them; expected one for each of the {len(new)} vectors")
+            if len(where) != new.shape[0]:
+                raise ValueError(f"rows: {len(where)} of them; expected one for each of the {new.shape[0]} vectors")
             self._state = state.update(where, new, self._thread_count(threads))
 
     def remove(self, rows: Any) -> None:
@@ -283,6 +347,8 @@ class Index:
     def save(self, path: str | Path) -> None:
         """Write the index as a safetensors file, through a temporary name."""
         state = self._state
+        if not isinstance(state, _core.Index):
+            state = state.to_host(self._threads)
         parts = state.description()
         tensors: dict[str, _storage.Streamed] = {
             name: _storage.Streamed(_FILE_TYPES[parts[name].dtype.name], parts[name].shape, [parts[name]])
@@ -301,7 +367,7 @@ class Index:
         _storage.stream_tensors(path, tensors, kind="Index", metadata=metadata)
 
     @classmethod
-    def load(cls, path: str | Path, *, mapped: bool = True, threads: int | None = None) -> Self:
+    def load(cls, path: str | Path, *, mapped: bool = True, threads: int | None = None, device: Device = "cpu") -> Self:
         """Read what :meth:`save` wrote.
 
         Parameters
@@ -311,6 +377,8 @@ class Index:
             Map the file into memory instead of reading it: pages come in when a search touches them and
             are shared between processes. The file must then stay as it is.
         threads : int, optional
+        device : {"cpu", "cuda"}
+            Files are the same for both; for a GPU the items are packed anew.
 
         Raises
         ------
@@ -333,13 +401,21 @@ class Index:
             index._start(_core.Index.restore(items, metadata["type"], index._metric, tensors, index._threads))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"path: {path} is damaged ({error})") from None
+        if _backends.check_device(device) == "cuda":
+            present = tensors.get("present")
+            index._start(_device.restore_index(items, metadata["type"], index._metric, present))
         return index
 
     def _thread_count(self, threads: int | None) -> int:
         return self._threads if threads is None else _arrays.thread_count(threads)
 
     @staticmethod
-    def _vectors(vectors: Any, state: _core.Index) -> npt.NDArray[Any]:
+    def _vectors(vectors: Any, state: _State) -> Any:
+        if not isinstance(state, _core.Index):
+            held = state.vectors(vectors)
+            if held.shape[1] != state.columns:
+                raise ValueError(f"vectors: shape {held.shape}; expected {state.columns} columns")
+            return held
         new: npt.NDArray[Any]
         if state.type == "float32":
             new = _arrays.dense(vectors, argument="vectors")
@@ -372,7 +448,7 @@ _FILE_TYPES = {
 _STORED_AS = {"float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
 
 
-def _item_rows(rows: Any, state: _core.Index) -> npt.NDArray[np.int64]:
+def _item_rows(rows: Any, state: _State) -> npt.NDArray[np.int64]:
     where = np.asarray(rows)
     if where.ndim != 1 or (where.size and where.dtype.kind not in "iu"):
         raise TypeError(f"rows: {_arrays.describe(where)}; expected a list of item rows")

@@ -1,4 +1,4 @@
-"""The bound of csrc/cpu/screening_bound.h: a search for violations, over a million pairs in every instruction set."""
+"""The bound of csrc/core/screening_bound.h: a search for violations, over a million pairs in every instruction set."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,9 +24,23 @@ def test_config_is_consistent():
     assert sets[config["kernels"]]["built"]
     assert sets[config["kernels"]]["offered"]
     assert config["threads"] >= 1
-    assert config["cuda"].startswith("not built, because")
+    assert config["cuda"].startswith(("not built, because", "built with nvcc"))
+    assert (config["gpu"] is None) == bool(config["cuda_why_not"])
     for row in sets.values():
         assert bool(row["why_not"]) != row["offered"]
+
+
+def test_the_cuda_module_needs_no_driver_and_no_library_of_cuda():
+    if not salience.show_config()["cuda"].startswith("built"):
+        pytest.skip("SKIPPED: the CUDA module was " + salience.show_config()["cuda"])
+    module = importlib.import_module("salience._cuda")
+    assert isinstance(module.unavailable(), str)
+    if shutil.which("readelf") is None:
+        pytest.skip("no readelf on this machine")
+    listing = subprocess.run(["readelf", "-d", module.__file__], capture_output=True, text=True, check=True).stdout
+    needed = [line for line in listing.splitlines() if "NEEDED" in line]
+    assert needed
+    assert not [line for line in needed if "cuda" in line or "cublas" in line]
 
 
 def test_version_is_that_of_the_package():

@@ -12,12 +12,13 @@
 //
 // Bound. v.z - s t v^.z^ = r.z + s v^.w, so by Cauchy and Schwarz
 //   |v.z - s t v^.z^| <= |r||z| + (|v| + |r|)|w|.
-// The machine computes a = v^.z^ with error at most g |v^||z^|:
+// The machine computes a = v^.z^ with error at most g |v^||z^| (the accumulation):
 //   fixed_point: sums of integers are exact (|v^||z^| < 2^31 bounds every partial sum too); turning the
 //                sum into fp32 rounds once, g = 2^-24;
 //   bfloat16:    products are exact in fp32; at most d + 2 additions, each off by at most 2^-23 (twice
 //                rounding to nearest, which covers hardware that truncates), g = 1.01 (d + 2) 2^-23.
-//                Underflow loses d 2^-126 of vectors of norm 1/2 to 1: less than the next term.
+//                Underflow loses d 2^-126 of vectors of norm 1/2 to 1: less than the next term;
+//   half (GPUs): see cuda/packed.h.
 // The canonical score itself is rounded: its float64 total, the centre's part and the weights by less
 // than 2^-40 (|v||z| + |v||c|), its fp32 value by 2^-24 of it or 2^-150. Euclidean sums round a few
 // times more, by less than 2^-21 (|v| + |z|)^2. Let e be the sum of all of these, with the largest |z|
@@ -30,14 +31,13 @@
 // The level only grows, so an old one is always safe.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-#include "cpu/kernel_table.h"
+#include "core/operations.h"
 
-namespace salience::cpu {
+namespace salience {
 
 // Vectors in 16 bits: for a block of items the largest norm and residual.
 struct Encoded {
@@ -53,7 +53,7 @@ struct ErrorCoefficients {
   double residual = 0.0;
   double squared_norm = 0.0;
 
-  double error(const Encoded& block) const {
+  SALIENCE_HOST_DEVICE double error(const Encoded& block) const {
     return constant + norm * block.norm + residual * block.residual + squared_norm * block.norm * block.norm;
   }
 };
@@ -63,14 +63,10 @@ class ScreeningBound {
   static constexpr double kLargestFloat = std::numeric_limits<float>::max();
   static constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-  ScreeningBound(Metric metric, Encoding encoding, int64_t dimensions, double centre_norm)
-      : metric_(metric),
-        accumulation_(encoding == Encoding::fixed_point
-                          ? 0x1.0p-24
-                          : 1.01 * (static_cast<double>(dimensions) + 2.0) * 0x1.0p-23),
-        centre_norm_(centre_norm) {}
+  SALIENCE_HOST_DEVICE ScreeningBound(Metric metric, double accumulation, double centre_norm)
+      : metric_(metric), accumulation_(accumulation), centre_norm_(centre_norm) {}
 
-  ErrorCoefficients coefficients(const Encoded& query) const {
+  SALIENCE_HOST_DEVICE ErrorCoefficients coefficients(const Encoded& query) const {
     const double stored = query.norm + query.residual;
     ErrorCoefficients c;
     c.constant = kRounding * query.norm * centre_norm_ + kTiny;
@@ -85,13 +81,15 @@ class ScreeningBound {
   }
 
   // Of ErrorCoefficients: the same for every query.
-  double squared_norm_coefficient() const { return metric_ == Metric::euclidean ? kSquareRounding : 0.0; }
+  SALIENCE_HOST_DEVICE double squared_norm_coefficient() const {
+    return metric_ == Metric::euclidean ? kSquareRounding : 0.0;
+  }
 
   // The level that a lower bound on k items' S stands for. Scores beyond fp32 are infinite and tie.
-  double level_of_screened(double lower, double offset, double query_norm) const {
+  SALIENCE_HOST_DEVICE double level_of_screened(double lower, double offset, double query_norm) const {
     switch (metric_) {
       case Metric::dot:
-        return lower + offset < -kLargestFloat ? -kInfinity : std::min(lower, kLargestFloat - offset);
+        return lower + offset < -kLargestFloat ? -kInfinity : smaller(lower, kLargestFloat - offset);
       case Metric::cosine:
         return lower;
       case Metric::euclidean:
@@ -101,21 +99,23 @@ class ScreeningBound {
   }
 
   // The level that a canonical score stands for, when k items reach it.
-  double level_of_score(float score, double offset, double query_norm) const {
-    if (std::isnan(score)) return -kInfinity;
+  SALIENCE_HOST_DEVICE double level_of_score(float score, double offset, double query_norm) const {
+    if (!(score == score)) return -kInfinity;
     const double exact = score;
     if (metric_ != Metric::euclidean) return level_of_screened(exact - offset, offset, query_norm);
     return level_of_screened((query_norm * query_norm - exact * exact) / 2.0, offset, query_norm);
   }
 
   // The computed value below which nothing reaches `level`, in units of `unit` = the two scales' product.
-  static float threshold(double level, double error, double inverse_unit) {
+  SALIENCE_HOST_DEVICE static float threshold(double level, double error, double inverse_unit) {
     const double bound = (level - error) * inverse_unit;
-    const double lower = bound - std::abs(bound) * 0x1.0p-22 - 0x1.0p-120;
-    return static_cast<float>(std::max(-kUnreachable, std::min(lower, kUnreachable)));
+    const double lower = bound - (bound < 0.0 ? -bound : bound) * 0x1.0p-22 - 0x1.0p-120;
+    return static_cast<float>(-smaller(kUnreachable, -smaller(lower, kUnreachable)));
   }
 
  private:
+  SALIENCE_HOST_DEVICE static double smaller(double a, double b) { return b < a ? b : a; }
+
   static constexpr double kRounding = 0x1.0p-22;
   static constexpr double kSquareRounding = 0x1.0p-21;
   static constexpr double kTiny = 0x1.0p-147;
@@ -126,4 +126,4 @@ class ScreeningBound {
   double centre_norm_;
 };
 
-}  // namespace salience::cpu
+}  // namespace salience
