@@ -169,7 +169,7 @@ std::string why(RowOutcome outcome) {
   }
 }
 
-// Solves the rows of `rows` (their number, or every row) and says how each ended.
+// Solves every row and says how each ended; long rows last, each on all threads.
 Status solve_rows(const HalfStepArguments& a, const Context& context, std::vector<RowOutcome>& outcomes,
                   AlsRowsOutcome& total) {
   const Csr& observations = a.data.observations;
