@@ -36,6 +36,7 @@ SHAPES = [
 ]  # fmt: skip
 QUICK = [(1024, 1_000_000, 128, 10), (1, 1_000_000, 128, 10), (64, 1_000_000, 128, 10)]
 MOST_SCORES = 16 << 30  # bytes of a score matrix at once
+MOST_SORTED = 1 << 28  # scores that CuPy's argpartition, a sort of whole copies, gets at once
 MARGIN = 4  # times k that the bf16 contestant rescores
 
 
@@ -122,19 +123,24 @@ def contestants(q: Any, x: Any, k: int) -> dict[str, Any]:
         scores, order = torch.topk(exact, k)
         return rough.gather(1, order), scores
 
-    def by_cupy() -> Any:
-        scores = cq @ cx.T
+    def ranked(rows: Any) -> Any:
+        scores = rows @ cx.T
         ids = cupy.argpartition(scores, -k, axis=1)[:, -k:]
         found = cupy.take_along_axis(scores, ids, axis=1)
         order = cupy.argsort(-found, axis=1)
         return cupy.take_along_axis(ids, order, axis=1), cupy.take_along_axis(found, order, axis=1)
+
+    def by_cupy() -> Any:
+        some = max(1, MOST_SORTED // len(x))
+        parts = [ranked(cq[start : start + some]) for start in range(0, len(cq), some)]
+        return tuple(cupy.concatenate(part) for part in zip(*parts, strict=True))
 
     everyone = {
         "ours": lambda: index.search(q, k),
         "torch fp32": lambda: in_chunks(single),
         "torch bf16": lambda: in_chunks(rescored),
     }
-    if len(q) * len(x) <= 1 << 30:  # argpartition takes whole copies of the scores
+    if len(q) * len(x) <= 1 << 30:  # beyond, sorting everything takes too long
         everyone["CuPy"] = by_cupy
     return everyone
 
@@ -183,8 +189,11 @@ def check(answers: dict[str, Any], q: Any, x: Any, k: int) -> dict[str, float]:
 
 def run(shape: tuple[int, int, int, int], rounds: int, reached: dict[str, float]) -> dict[str, Any]:
     """Time one shape."""
+    import cupy
     import torch
 
+    torch.cuda.empty_cache()  # each library keeps what it had, where the others cannot use it
+    cupy.get_default_memory_pool().free_all_blocks()
     queries, items, dims, k = shape
     torch.manual_seed(queries + items + dims)
     q, x = torch.randn(queries, dims, device="cuda"), torch.randn(items, dims, device="cuda")
@@ -197,7 +206,6 @@ def run(shape: tuple[int, int, int, int], rounds: int, reached: dict[str, float]
     else:
         row["limit"] = queries * items * dims / reached["fp16_products_per_second"] / times["ours"]
         row["limit_of"] = "products"
-    torch.cuda.empty_cache()
     return row
 
 
@@ -210,6 +218,14 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
     shape = f"{row['queries']} x {row['items']:,} x {row['dims']}, {row['k']}"
     return [shape, milliseconds(ours), *peers, f"{row['limit']:.0%} of {row['limit_of']}"]
+
+
+def write(found: dict[str, Any], folder: Path) -> Path:
+    """Write the results so far: a run that is cut short leaves its rows."""
+    path = folder / ("gpu-" + found["device"].lower().replace(" ", "-") + ".json")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    return path
 
 
 def main() -> None:
@@ -246,18 +262,16 @@ def main() -> None:
             row = run(shape, 3 if options.quick else options.rounds, reached)
         except (MemoryError, torch.cuda.OutOfMemoryError) as error:
             print(f"{shape}: left out, {error}", flush=True)
-            torch.cuda.empty_cache()
             continue
         found["rows"].append(row)
+        write(found, options.save)
         print(" | ".join(cells(row)), flush=True)
     found["clocks"]["clocks.sm after"] = ask_driver("clocks.sm")
     found["left_out"] = left_out
-    name = "gpu-" + found["device"].lower().replace(" ", "-") + ".json"
-    options.save.mkdir(parents=True, exist_ok=True)
-    (options.save / name).write_text(json.dumps(found, indent=1) + "\n")
+    path = write(found, options.save)
     header = ["queries x items x dims, k", "ours, ms", "torch fp32", "torch bf16 + rescoring", "CuPy", "limit"]
     print(f"\n{found['device']}; reading {reached['bytes_per_second'] / 1e9:.0f} GB/s, fp16 products "
-          f"{2 * reached['fp16_products_per_second'] / 1e12:.0f} TFLOP/s; {options.save / name}")  # fmt: skip
+          f"{2 * reached['fp16_products_per_second'] / 1e12:.0f} TFLOP/s; {path}")  # fmt: skip
     if left_out:
         print(f"out of time: {left_out}")
     print(markdown(header, [cells(row) for row in found["rows"]]))

@@ -7,6 +7,7 @@
 #     bash benchmarks/gpu.sh            # all of it
 #     bash benchmarks/gpu.sh --quick    # fewer shapes and rounds
 set -uo pipefail
+[ -d /usr/local/cuda/bin ] && PATH="$PATH:/usr/local/cuda/bin"  # compute-sanitizer is often there alone
 cd "$(dirname "$0")/.."
 work="${SALIENCE_GPU_WORK:-${TMPDIR:-/tmp}/salience-gpu}"
 out="${OUT:-$PWD/benchmarks/results}"
@@ -29,17 +30,18 @@ cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSALIENCE_CUDA=
   timeout 240 cmake --build "$work/build" > "$work/build.log" 2>&1 || { tail -n 40 "$work/configure.log" "$work/build.log"; exit 1; }
 rm -rf "$work/site/salience" && cp -r python/salience "$work/site/" && rm -f "$work/site/salience/"*.so
 cp "$work/build/"_core*.so "$work/build/"_cuda*.so "$work/site/salience/"
-export PYTHONPATH="$work/site" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-(cd "$work" && python3 -c 'import salience; c = salience.show_config(); print(c["cuda"]); print(c["gpu"] or c["cuda_why_not"])')
+export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+(cd "$work" && python3 -c 'import salience; c = salience.show_config(); print(c["cuda"]); print(c["gpu"] or c["cuda_why_not"])') || exit 1
 
 step "tests on the GPU"
 export SALIENCE_REQUIRE_GPU=1 SALIENCE_ONLY_GPU=1
-timeout 120 python3 -m pytest -q --maxfail=10 -p no:cacheprovider tests/cuda || fail "tests"
+timeout 120 python3 -m pytest -q --maxfail=10 -p no:cacheprovider -W default tests/cuda || fail "tests"
 timeout 60 python3 tests/cuda/fuzz_cuda.py 300 --gpu || fail "random configurations"
 
 step "compute-sanitizer"
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
+    if [ $((SECONDS - start)) -gt 300 ]; then echo "SKIPPED: no time is left for $tool"; continue; fi
     timeout 60 compute-sanitizer --tool $tool --error-exitcode 9 python3 tests/cuda/fuzz_cuda.py 8 --gpu > "$work/$tool.log" 2>&1
     status=$?
     tail -n 4 "$work/$tool.log"

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <cstring>
-#include <vector>
 
 #include "cuda/catalogue.h"
 #include "cuda/kernels/encode.cuh"
@@ -119,11 +117,11 @@ void upload(const Elements& rows, void* to, Stream stream) {
   if (rows.rows == 0 || bytes == 0) return;
   const auto* const from = static_cast<const unsigned char*>(rows.data);
   if (rows.row_stride == rows.columns || rows.rows == 1) return copy(to, from, rows.rows * bytes, stream);
-  std::vector<unsigned char> together(static_cast<size_t>(rows.rows * bytes));
-  for (int64_t r = 0; r < rows.rows; ++r)
-    std::memcpy(together.data() + r * bytes, from + r * rows.row_stride * size, static_cast<size_t>(bytes));
-  copy(to, together.data(), rows.rows * bytes, stream);
-  synchronize(stream);
+  auto* const there = static_cast<unsigned char*>(to);
+  const int64_t pitch = rows.row_stride * size;
+  if (pitch >= bytes) return copy_rows(there, bytes, from, pitch, bytes, rows.rows, stream);
+  for (int64_t r = 0; r < rows.rows; ++r)  // which overlap
+    copy(there + r * bytes, from + r * pitch, bytes, stream);
 }
 
 }  // namespace salience::cuda

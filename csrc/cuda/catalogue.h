@@ -46,7 +46,7 @@ Array<uint32_t> usable_bits(const PackedView& items, const uint8_t* allowed, Str
 // Canonical squared norms of rows.
 Array<double> squared_norms(const VectorsView& rows, Stream stream);
 
-// Copies rows from host memory, side by side, to `to` on the device.
+// Copies rows, from the host or the device, side by side to `to` on the device.
 void upload(const Elements& rows, void* to, Stream stream);
 
 }  // namespace salience::cuda

@@ -1,4 +1,6 @@
 // The module _cuda: pybind11 and nothing else. It needs no driver to be imported.
+#include <algorithm>
+
 #include "bindings/arrays.h"
 #include "cuda/operations.h"
 
@@ -330,6 +332,8 @@ class DeviceArray {
   DeviceArray(int64_t rows, int64_t columns, std::string typestr, std::optional<uintptr_t> stream)
       : rows_(rows), columns_(columns), typestr_(std::move(typestr)) {
     size_ = typestr_.at(2) - '0';
+    // In the numbers of the interface, where 0 is none: 1 is the legacy default stream, 2 the thread's own.
+    order_ = stream ? std::max<uintptr_t>(*stream, 1) : 2;
     memory_ = {rows * columns * size_, stream_of(stream), "the output"};
     memory_.outlive_stream();
   }
@@ -340,6 +344,7 @@ class DeviceArray {
     found["typestr"] = typestr_;
     found["data"] = py::make_tuple(address(), false);
     found["version"] = 3;
+    found["stream"] = order_;
     return found;
   }
   void assign(const py::array& from) const {
@@ -351,6 +356,7 @@ class DeviceArray {
   }
   py::array numpy() const {
     py::array out(py::dtype(typestr_), std::vector<py::ssize_t>{rows_, columns_});
+    cuda::synchronize(reinterpret_cast<cuda::Stream>(order_));
     cuda::copy(out.mutable_data(), memory_.data(), memory_.bytes(), cuda::default_stream());
     cuda::synchronize(cuda::default_stream());
     return out;
@@ -358,6 +364,7 @@ class DeviceArray {
 
  private:
   int64_t rows_, columns_, size_;
+  uintptr_t order_;
   std::string typestr_;
   cuda::Array<unsigned char> memory_;
 };

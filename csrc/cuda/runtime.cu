@@ -121,6 +121,15 @@ void copy(void* to, const void* from, int64_t bytes, Stream stream) {
   check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, native(stream)), "copying");
 }
 
+void copy_rows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t bytes, int64_t rows,
+               Stream stream) {
+  if (bytes == 0 || rows == 0) return;
+  check(cudaMemcpy2DAsync(to, static_cast<size_t>(to_pitch), from, static_cast<size_t>(from_pitch),
+                          static_cast<size_t>(bytes), static_cast<size_t>(rows), cudaMemcpyDefault,
+                          native(stream)),
+        "copying");
+}
+
 void fill(void* at, uint8_t byte, int64_t bytes, Stream stream) {
   if (bytes == 0) return;
   check(cudaMemsetAsync(at, byte, static_cast<size_t>(bytes), native(stream)), "filling memory");
@@ -197,10 +206,15 @@ void launch_kernel(const char* name, void (*kernel)(), const LaunchShape& shape,
   auto* const function = reinterpret_cast<const void*>(kernel);
   const auto shared = static_cast<size_t>(shape.shared_bytes);
   const std::string doing = std::string("launching ") + name;
-  if (shape.shared_bytes > kUsualSharedBytes)
+  // The limit belongs to the kernel, so another thread must not lower it before the launch.
+  static std::mutex mutex;
+  std::unique_lock<std::mutex> lock(mutex, std::defer_lock);
+  if (shape.shared_bytes > kUsualSharedBytes) {
+    lock.lock();
     check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shape.shared_bytes)),
           doing.c_str());
+  }
   void* parameters[] = {const_cast<void*>(arguments)};
   check(cudaLaunchKernel(function, dim3(static_cast<unsigned>(shape.blocks)),
                          dim3(static_cast<unsigned>(shape.threads)), parameters, shared, native(stream)),

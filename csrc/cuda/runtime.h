@@ -57,6 +57,9 @@ class DeviceScope {
 void synchronize(Stream stream);
 // Between any two of host and device memory. Host memory that is not pinned is done with on return.
 void copy(void* to, const void* from, int64_t bytes, Stream stream);
+// The same for rows of `bytes` that lie `to_pitch` and `from_pitch` bytes apart, neither less than `bytes`.
+void copy_rows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t bytes, int64_t rows,
+               Stream stream);
 void fill(void* at, uint8_t byte, int64_t bytes, Stream stream);
 
 void* allocate(int64_t bytes, Stream stream, const char* what);

@@ -170,12 +170,12 @@ class Held:
         self.view = module.View(array.ctypes.data, *array.shape, stride, kind, False)
 
     def _hold_device(self, module: Any, value: Any, argument: str, types: tuple[str, ...]) -> None:
-        typestr = value.__cuda_array_interface__["typestr"]
+        typestr, kind = value.__cuda_array_interface__["typestr"], _type_of(value)
         if len(value.__cuda_array_interface__["shape"]) != 2:
             shape = tuple(value.__cuda_array_interface__["shape"])
             raise ValueError(f"{argument}: shape {shape}; expected a matrix of two dimensions")
-        as_float32 = _TYPES.get(typestr) not in types
-        if as_float32 and typestr not in _EXACT:
+        as_float32 = kind not in types and not (kind == "bfloat16" and "float16" in types)
+        if as_float32 and typestr not in _EXACT and kind != "bfloat16":
             raise TypeError(
                 f"{argument}: {_describe(value)}; expected float32 (or a type that float32 holds exactly): "
                 f'convert with {argument}.astype("float32")'
@@ -184,8 +184,16 @@ class Held:
             value = library_of(module, value).together(value, argument, as_float32=as_float32)
         interface = value.__cuda_array_interface__
         rows, columns = interface["shape"]
-        self.owner, self.type, self.shape = value, _TYPES[interface["typestr"]], (rows, columns)
+        self.owner, self.type, self.shape = value, str(_type_of(value)), (rows, columns)
         self.view = module.View(interface["data"][0], rows, columns, _row_stride(value), self.type, True)
+
+
+def _type_of(value: Any) -> str | None:
+    """Name the type of the elements, None where it is none of ours."""
+    # The interface has no name for bfloat16: torch has said "<f2", which is float16, and "<V2".
+    if str(getattr(value, "dtype", "")).removeprefix("torch.") == "bfloat16":
+        return "bfloat16"
+    return _TYPES.get(value.__cuda_array_interface__["typestr"])
 
 
 def _row_stride(value: Any) -> int | None:

@@ -126,8 +126,14 @@ def topk(
     """
     k = _arrays.whole(k, argument="k", least=1)
     products = float(np.prod(np.shape(queries)[:1])) * float(np.prod(np.shape(items)))
-    if (module := _device.choose(device, {"queries": queries, "items": items}, products=products)) is not None:
-        return _device.topk(module, queries, items, k, _metric(metric), exclude, allow, deny)
+    arrays = {"queries": queries, "items": items}
+    if (module := _device.choose(device, arrays, products=products)) is not None:
+        try:
+            return _device.topk(module, queries, items, k, _metric(metric), exclude, allow, deny)
+        except MemoryError:
+            # Nobody asked for the GPU, and what is in host memory the CPU can serve.
+            if device != "auto" or any(map(_device.is_on_device, arrays.values())):
+                raise
     q = _arrays.dense(queries, argument="queries")
     x, kind = _arrays.elements(items, argument="items")
     return _core.topk(
@@ -212,7 +218,7 @@ class Index:
     def __init__(
         self, items: Any, *, metric: Metric = "dot", threads: int | None = None, device: Device = "auto"
     ) -> None:
-        self._metric, self._threads = _metric(metric), _arrays.thread_count(threads)
+        self._metric, self._threads, self._asked = _metric(metric), _arrays.thread_count(threads), device
         state: _State | None = _device.build_index(device, items, self._metric)
         if state is None:
             array, kind = _arrays.elements(items, argument="items")
@@ -228,6 +234,8 @@ class Index:
         index._start(_core.Index.restore(array, kind, index._metric, {}, index._threads))
         return index
 
+    _asked: Device = "cpu"  # where the caller wanted it, for the process that unpickles it
+
     def _start(self, state: _State) -> None:
         self._state = state  # immutable: changes put another in its place
         self._changes = threading.Lock()
@@ -238,7 +246,7 @@ class Index:
             rows_held, flags = state.items()
             gone = {} if flags is None else {"present": flags}
             return {"items": rows_held, "type": state.type, "metric": self._metric, "threads": self._threads,
-                    "device": "cuda", **gone}  # fmt: skip
+                    "device": self._asked, **gone}  # fmt: skip
         parts = state.description()
         rows = [np.zeros(0, np.uint8), *(state.block(b)[0] for b in range(state.blocks))]
         items = np.concatenate(rows).view(_STORED_AS[state.type]).reshape(state.rows, state.columns)
@@ -248,7 +256,8 @@ class Index:
     def __setstate__(self, held: dict[str, Any]) -> None:
         self._metric, self._threads = held["metric"], held["threads"]
         rows, kind, present = held["items"], held["type"], held.get("present")
-        if held.get("device") == "cuda":
+        self._asked = held.get("device", "cpu")
+        if self._asked == "cuda" or (self._asked == "auto" and not _backends.cuda_why_not()):
             self._start(_device.restore_index(rows, kind, self._metric, present))
         else:
             self._start(_device.host_index(rows, present, kind, self._metric, self._threads))
@@ -403,6 +412,7 @@ class Index:
             raise ValueError(f"path: {path} is damaged ({error})") from None
         if _backends.check_device(device) == "cuda":
             present = tensors.get("present")
+            index._asked = "cuda"
             index._start(_device.restore_index(items, metadata["type"], index._metric, present))
         return index
 

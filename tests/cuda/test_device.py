@@ -195,6 +195,21 @@ def test_an_index_of_arrays_on_the_gpu(cuda):
     equal(found, EXPECTED)
     equal(index.search(Q, 9), EXPECTED)
     assert index.add(StandIn(cuda, X[:3])).tolist() == [5000, 5001, 5002]
+    apart = salience.Index(StandIn(cuda, X, stride=24))
+    equal(apart.search(Q, 9), EXPECTED)
+    assert apart.add(StandIn(cuda, X[:3], stride=23)).tolist() == [5000, 5001, 5002]
+    equal(apart.search(Q, 9), salience.topk(Q, np.concatenate([X, X[:3]]), 9))
+
+
+def test_bfloat16_on_the_gpu_is_told_from_float16(cuda):
+    """The interface of torch calls both "<f2" in some versions."""
+    brain = X.astype(ml_dtypes.bfloat16)
+    x = StandIn(cuda, brain.view(np.uint16))
+    x.dtype = "torch.bfloat16"
+    for typestr in ("<f2", "<V2"):
+        x.__cuda_array_interface__["typestr"] = typestr
+        equal(salience.topk(Q, x, 9), salience.topk(Q, brain, 9))
+        equal(salience.Index(x).search(Q, 9), salience.topk(Q, brain, 9))
 
 
 def test_items_beyond_the_memory_pass_through_it(emulated):
@@ -293,6 +308,29 @@ def test_auto_goes_where_it_pays(emulated, monkeypatch):
     equal(salience.topk(Q, X, 9), EXPECTED)
     assert emulated.take_launches()
     assert salience.Index(X).device == "cuda"
+
+
+def test_auto_serves_on_the_cpu_what_the_gpu_has_no_memory_for(monkeypatch):
+    def full(*arguments):
+        raise MemoryError("too little memory on the GPU")
+
+    monkeypatch.setattr(_device, "choose", lambda *arguments, **more: object())
+    monkeypatch.setattr(_device, "topk", full)
+    equal(salience.topk(Q, X, 9), EXPECTED)
+    with pytest.raises(MemoryError, match="too little memory on the GPU"):
+        salience.topk(Q, X, 9, device="cuda")
+
+
+def test_an_index_that_auto_put_on_the_gpu_wakes_up_where_there_is_none(emulated, monkeypatch):
+    monkeypatch.setattr(_device, "_INDEX_PAYS_FROM", 1000)
+    auto, asked = (pickle.dumps(salience.Index(X, device=device)) for device in ("auto", "cuda"))
+    assert pickle.loads(auto).device == pickle.loads(asked).device == "cuda"
+    monkeypatch.setattr(_backends, "cuda_why_not", lambda: "there is no GPU")
+    woken = pickle.loads(auto)
+    assert woken.device == "cpu"
+    equal(woken.search(Q, 9), EXPECTED)
+    with pytest.raises(RuntimeError, match="there is no GPU"):
+        pickle.loads(asked)
 
 
 def test_a_forked_process_is_told(emulated, monkeypatch):

@@ -578,6 +578,13 @@ void synchronize(Stream) {}
 void copy(void* to, const void* from, int64_t bytes, Stream) {
   if (bytes != 0) std::memmove(to, from, static_cast<size_t>(bytes));
 }
+void copy_rows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t bytes, int64_t rows,
+               Stream stream) {
+  if (bytes > to_pitch || bytes > from_pitch) throw DeviceError("CUDA: copying: cudaErrorInvalidPitchValue");
+  for (int64_t r = 0; r < rows; ++r)
+    copy(static_cast<unsigned char*>(to) + r * to_pitch,
+         static_cast<const unsigned char*>(from) + r * from_pitch, bytes, stream);
+}
 void fill(void* at, uint8_t byte, int64_t bytes, Stream) {
   if (bytes != 0) std::memset(at, byte, static_cast<size_t>(bytes));
 }
