@@ -260,9 +260,8 @@ def plot(races: dict[tuple[str, int], Race], path: Any) -> None:
     for axis, ((data, factors), found) in zip(axes.flat, curves.items(), strict=False):
         best = min(curve[:, 1].min() for curve in found.values())
         for name, curve in found.items():
-            axis.plot(
-                curve[:, 0], curve[:, 1] / best - 1 + 1e-5, marker=".", label=name, lw=2 if name == "salience" else 1
-            )
+            style = {"color": f"C{list(CONTESTANTS).index(name)}", "lw": 2 if name == "salience" else 1}
+            axis.plot(curve[:, 0], curve[:, 1] / best - 1 + 1e-5, marker=".", label=name, **style)
         axis.set(xscale="log", yscale="log", title=f"{data}, {factors} factors", xlabel="seconds")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("loss above the lowest")
