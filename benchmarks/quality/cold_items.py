@@ -1,7 +1,8 @@
 """Items that nobody saw: ALS with words as features beside ALS without and beside content alone, on CiteULike-t.
 
-P = 10: 7,563 articles have no training interaction, and those of them that are in the test carry 22 % of it. Only they are candidates here; recall
-is divided by the number of relevant ones, a mean over users who have any. Words: TF-IDF of mult.dat, rows of length 1.
+P = 10: 7,563 articles have no training interaction, and those of them that are in the test carry 22 % of it. Only they
+are candidates here; recall is divided by the number of relevant ones, a mean over users who have any. Words: TF-IDF of
+mult.dat, rows of length 1.
 Content alone: cosine of an article with the mean of the user's training articles. Settings of ALS are chosen on
 training data: a fifth of its articles are treated as if nobody had seen them (--tune).
 
