@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from salience import ALS, Interactions
 from salience.als import _DEFAULTS
-from salience.datasets import load_gowalla, load_movielens
+from salience.datasets import load_citeulike, load_gowalla, load_movielens
 from salience.evaluation import evaluate
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -43,15 +41,6 @@ SETTINGS = ("unobserved_weight", "regularization", "regularization_exponent", "e
 Setting = tuple[float, float, float, int]
 
 
-def citeulike() -> Interactions:
-    """Read the training part of CiteULike-t, P = 10."""
-    path = Path(os.environ["SALIENCE_DATA"]) / "citeulike-t" / "cf-train-10-users.dat"
-    lists = [[int(word) for word in line.split()[1:]] for line in path.read_text().splitlines()]
-    rows = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
-    columns = np.concatenate([np.array(items, np.int64) for items in lists])
-    return Interactions.from_csr(sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns))))
-
-
 def apart(data: Interactions, seed: int) -> tuple[Interactions, Interactions]:
     """Set a random fifth aside."""
     held_out = np.random.default_rng(seed).random(len(data)) < 0.2
@@ -63,7 +52,7 @@ def data_sets(feedback: str) -> dict[str, tuple[Interactions, Interactions]]:
     if feedback == "explicit":
         return {"ml-latest-small": apart(movies, 1)}
     gowalla = load_gowalla()
-    return {"gowalla": gowalla[:2], "citeulike-t": apart(citeulike(), 0), "ml-latest-small": apart(movies, 1)}
+    return {"gowalla": gowalla[:2], "citeulike-t": apart(load_citeulike()[0], 0), "ml-latest-small": apart(movies, 1)}
 
 
 def grid(feedback: str) -> Iterator[dict[str, float]]:

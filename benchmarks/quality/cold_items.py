@@ -22,20 +22,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from salience import ALS, topk
+from salience.datasets import load_citeulike
 
 ITEMS = 25_975
 CUTS = (50, 100, 150)
 # The best sum of --tune.
 SETTINGS = {"unobserved_weight": 0.01, "regularization": 2.0, "regularization_exponent": 0.0, "epochs": 8}
 FACTORS, FEATURE_REGULARIZATION = 128, 3.0
-
-
-def read_lists(name: str) -> sp.csr_matrix:
-    lines = (Path(os.environ["SALIENCE_DATA"]) / "citeulike-t" / name).read_text().splitlines()
-    lists = [[int(word) for word in line.split()[1:]] for line in lines]
-    rows = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
-    columns = np.concatenate([np.array(items, np.int64) for items in lists])
-    return sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(lists), ITEMS))
 
 
 def read_words() -> sp.csr_array:
@@ -100,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
-    train, test, words = read_lists("cf-train-10-users.dat"), read_lists("cf-test-10-users.dat"), read_words()
+    (train, test), words = (part.matrix for part in load_citeulike()), read_words()
     if options.tune:
         tune(train, words)
         return
