@@ -58,3 +58,24 @@ def topk(queries, items, k, metric="dot", excluded=None):
     best = sign * best + np.float32(0)
     best[np.isnan(best)] = np.float32(np.nan)
     return ids, best
+
+
+def blended_topk(queries, items, k, additions=None, gates=None, labels=None, excluded=None):
+    """Top-k of (dot + additions) / (gates' dot), each step rounded to float32, ties by label."""
+    with np.errstate(all="ignore"):
+        scores = similarity(queries, items)
+        if additions is not None:
+            scores = scores + additions.toarray()
+        if gates is not None:
+            scores = scores / similarity(*gates)
+        scores = scores + np.float32(0)
+    labels = np.arange(len(items)) if labels is None else np.asarray(labels)
+    by_label = np.argsort(labels)
+    kept = np.ones(scores.shape, bool) if excluded is None else ~excluded
+    ids, best = np.full((len(scores), k), -1), np.full((len(scores), k), -np.inf, np.float32)
+    for row in range(len(scores)):
+        here = by_label[kept[row, by_label]]
+        found, values = select(scores[row : row + 1, here], min(k, len(here)))
+        ids[row, : found.shape[1]], best[row, : found.shape[1]] = labels[here[found[0]]], values[0]
+    best[np.isnan(best)] = np.float32(np.nan)
+    return ids, best

@@ -54,17 +54,48 @@ Index remove(const Index& index, const Rows& rows) {
   return out;
 }
 
+using Values = py::array_t<float, py::array::c_style>;
+using Additions = std::tuple<Pattern, Values>;
+using Gates = std::tuple<Floats, Floats>;
+
+Blend blend_of(const std::optional<Additions>& additions, const std::optional<Gates>& gates,
+               const std::optional<Rows>& labels, int64_t items) {
+  Blend blend;
+  if (additions) {
+    const auto& [entries, values] = *additions;
+    blend.additions = pattern(entries, items);
+    blend.additions.values = values.data();
+    if (values.size() != blend.additions.entries)
+      throw py::value_error("additions: " + std::to_string(values.size()) + " values; expected " +
+                            std::to_string(blend.additions.entries));
+  }
+  if (gates) {
+    blend.query_gates = matrix("query_gates", std::get<0>(*gates));
+    blend.item_gates = matrix("item_gates", std::get<1>(*gates));
+  }
+  if (labels) {
+    if (labels->size() != items)
+      throw py::value_error("labels: " + std::to_string(labels->size()) + " of them; expected one for each of the " +
+                            std::to_string(items) + " items");
+    blend.labels = labels->data();
+  }
+  return blend;
+}
+
 py::tuple search(const Index& index, const Floats& queries, int64_t k, const std::optional<Pattern>& exclude,
-                 const std::optional<Mask>& allowed, int threads, const std::string& path) {
+                 const std::optional<Mask>& allowed, int threads, const std::string& path,
+                 const std::optional<Additions>& additions, const std::optional<Gates>& gates,
+                 const std::optional<Rows>& labels) {
   const auto q = matrix("queries", queries);
   check_k(k, index.present());
   py::array_t<int64_t> ids({q.rows, k});
   py::array_t<float> scores({q.rows, k});
   const auto ids_out = writable(ids);
   const auto scores_out = writable(scores);
+  const Blend blend = blend_of(additions, gates, labels, index.rows());
   run(threads, [&](const Context& context) {
     return index.search(q, k, pattern(exclude, index.rows()), mask(allowed, index.rows()), ids_out,
-                        scores_out, path_of(path), context);
+                        scores_out, path_of(path), context, blend);
   });
   return py::make_tuple(ids, scores);
 }
@@ -161,7 +192,8 @@ void bind_index(py::module_& module) {
       .def("update", update, py::arg("rows"), py::arg("vectors"), py::arg("threads"))
       .def("remove", remove, py::arg("rows"))
       .def("search", search, py::arg("queries").noconvert(), py::arg("k"), py::arg("exclude"),
-           py::arg("allowed"), py::arg("threads"), py::arg("path") = "auto")
+           py::arg("allowed"), py::arg("threads"), py::arg("path") = "auto",
+           py::arg("additions") = py::none(), py::arg("gates") = py::none(), py::arg("labels") = py::none())
       .def("block", block, py::arg("number"))
       .def("description", description)
       .def_property_readonly("rows", &Index::rows)

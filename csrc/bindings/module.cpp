@@ -34,7 +34,8 @@ py::tuple topk(const Floats& queries, const py::array& items, const std::string&
                                 mask(allowed, x.rows),
                                 writable(ids),
                                 writable(scores),
-                                path_of(path)};
+                                path_of(path),
+                                {}};
   run(threads, [&](const Context& context) { return cpu::topk(arguments, context); });
   return py::make_tuple(ids, scores);
 }

@@ -43,6 +43,24 @@ enum class Path {
   panels,     // 16-bit matrix products: many
 };
 
+// Blended scores: what models whose score is more than one inner product add to a search by `dot`. With s the
+// canonical score of (query i, item j), the score that counts is
+//   (s + additions(i, j)) / (query_gates row i . item_gates row j),
+// the sum, the gates' canonical inner product and the quotient each rounded once to float32.
+//   additions: null indptr, or (m, n) with finite values, rows ascending and without duplicates; 0 where there
+//     is no entry. Cost: each entry is scored canonically.
+//   query_gates, item_gates: no columns, or (m, c) and (n, c), finite and not negative, the first column
+//     positive. The scan rules out whole blocks of 192 items by the range of their gates, so items with alike
+//     gates should lie together.
+//   labels: null, or n different numbers from 0 to n - 1: the item that a row stands for. Equal scores are
+//     ordered by it, and ids hold it; everything else speaks of rows.
+struct Blend {
+  Csr additions;
+  Matrix<const float> query_gates;
+  Matrix<const float> item_gates;
+  const int64_t* labels = nullptr;
+};
+
 // For each query the k best items by canonical score, in order.
 //   queries: (m, d), items: (n, d); ids, scores: (m, k), k <= n. Items in 16-bit types count as the
 //   float32 numbers they stand for, and are never copied whole into float32.
@@ -62,6 +80,7 @@ struct TopKArguments {
   Matrix<int64_t> ids;
   Matrix<float> scores;
   Path path = Path::automatic;
+  Blend blend;  // on CPUs
 };
 
 // The k largest entries of each row of a given score matrix, in order; T is float or double.

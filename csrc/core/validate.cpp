@@ -1,8 +1,10 @@
 #include "core/validate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <sstream>
 #include <string>
+#include <vector>
 
 namespace salience {
 namespace {
@@ -136,13 +138,64 @@ Status validate(const SimilarityArguments& arguments) {
   return expect_shape("out", arguments.out, arguments.a.rows, arguments.b.rows);
 }
 
+namespace {
+
+Status expect_gates(const char* name, const Matrix<const float>& gates, int64_t rows, int64_t columns) {
+  SALIENCE_RETURN_IF_ERROR(expect_shape(name, gates, rows, columns));
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) {
+      const float gate = gates.row(i)[j];
+      if (std::isfinite(gate) && gate >= 0.0f && (j > 0 || gate > 0.0f)) continue;
+      return Status::invalid(std::string(name) + ": row " + std::to_string(i) + " holds " + std::to_string(gate) +
+                             " in column " + std::to_string(j) +
+                             "; expected finite numbers that are not negative, and positive in column 0");
+    }
+  return {};
+}
+
+Status validate_blend(const Blend& blend, Metric metric, int64_t queries, int64_t items) {
+  const bool gated = blend.query_gates.columns > 0 || blend.item_gates.columns > 0;
+  if (metric != Metric::dot && (gated || blend.additions.indptr != nullptr))
+    return Status::invalid("metric: not 'dot'; expected 'dot' where scores are blended");
+  if (gated) {
+    const int64_t columns = std::max(blend.query_gates.columns, blend.item_gates.columns);
+    SALIENCE_RETURN_IF_ERROR(expect_gates("query_gates", blend.query_gates, queries, columns));
+    SALIENCE_RETURN_IF_ERROR(expect_gates("item_gates", blend.item_gates, items, columns));
+  }
+  if (blend.labels != nullptr) {
+    std::vector<bool> taken(static_cast<size_t>(items));
+    for (int64_t i = 0; i < items; ++i) {
+      const int64_t label = blend.labels[i];
+      if (label < 0 || label >= items || taken[static_cast<size_t>(label)])
+        return Status::invalid("labels: " + std::to_string(label) + " of row " + std::to_string(i) +
+                               "; expected each of 0 to " + std::to_string(items - 1) + " once");
+      taken[static_cast<size_t>(label)] = true;
+    }
+  }
+  const Csr& additions = blend.additions;
+  if (additions.indptr == nullptr) return {};
+  SALIENCE_RETURN_IF_ERROR(expect_sound("additions", additions, queries, items));
+  for (int64_t i = 0; i < queries; ++i)
+    for (int64_t n = additions.indptr[i]; n < additions.indptr[i + 1]; ++n) {
+      const bool ascending = n == additions.indptr[i] || additions.indices[n - 1] < additions.indices[n];
+      if (ascending && std::isfinite(additions.values[n])) continue;
+      return Status::invalid("additions: row " + std::to_string(i) +
+                             (ascending ? " holds a value that is not finite" : " is not in ascending order") +
+                             "; expected finite values, each column once and in order");
+    }
+  return {};
+}
+
+}  // namespace
+
 Status validate(const TopKArguments& arguments) {
-  const auto& [queries, items, k, metric, exclude, allowed, ids, scores, path] = arguments;
+  const auto& [queries, items, k, metric, exclude, allowed, ids, scores, path, blend] = arguments;
   SALIENCE_RETURN_IF_ERROR(expect_same_width("items", items, "queries", queries));
   SALIENCE_RETURN_IF_ERROR(expect_item_count("items", items.rows));
   SALIENCE_RETURN_IF_ERROR(expect_k(k, "items", items.rows));
   SALIENCE_RETURN_IF_ERROR(expect_shape("ids", ids, queries.rows, k));
   SALIENCE_RETURN_IF_ERROR(expect_shape("scores", scores, queries.rows, k));
+  SALIENCE_RETURN_IF_ERROR(validate_blend(blend, metric, queries.rows, items.rows));
   if (exclude.indptr == nullptr) return {};
   return expect_sound("exclude", exclude, queries.rows, items.rows);
 }

@@ -65,15 +65,21 @@ class FloatRows {
   template <class Positions>
   const float* const* at(const Catalogue& catalogue, int64_t count, Positions positions) {
     pointers_.resize(static_cast<size_t>(count));
+    of_ids(catalogue, count, [&](int64_t n) { return catalogue.id(positions(n)); }, pointers_.data());
+    return pointers_.data();
+  }
+
+  // rows[n] becomes the caller's row ids(n).
+  template <class Ids>
+  void of_ids(const Catalogue& catalogue, int64_t count, Ids ids, const float** rows) {
     const bool copied = catalogue.type != ElementType::float32;
     if (copied) widened_.resize(static_cast<size_t>(count * catalogue.columns));
     for (int64_t n = 0; n < count; ++n) {
-      const std::byte* const source = catalogue.source(catalogue.id(positions(n)));
+      const std::byte* const source = catalogue.source(ids(n));
       float* const copy = copied ? widened_.data() + n * catalogue.columns : nullptr;
       if (copied) widen(catalogue, source, copy);
-      pointers_[static_cast<size_t>(n)] = copied ? copy : reinterpret_cast<const float*>(source);
+      rows[n] = copied ? copy : reinterpret_cast<const float*>(source);
     }
-    return pointers_.data();
   }
 
   const float* const* block(const Catalogue& catalogue, int64_t block) {

@@ -191,11 +191,12 @@ Status Index::restore(const Stored& stored, const Context& context, Index& out) 
 
 Status Index::search(const Matrix<const float>& queries, int64_t k, const Csr& exclude,
                      const uint8_t* allowed, Matrix<int64_t> ids, Matrix<float> scores, Path path,
-                     const Context& context) const {
+                     const Context& context, const Blend& blend) const {
   const TopKArguments shapes{queries, {nullptr, catalogue_.type, rows(), catalogue_.columns, 0},
                              k,       catalogue_.metric,
                              exclude, allowed,
-                             ids,     scores};
+                             ids,     scores,
+                             path,    blend};
   SALIENCE_RETURN_IF_ERROR(validate(shapes));
   if (catalogue_.encoding != kernels().encoding)
     return Status::invalid("index: packed for another instruction set than the one in use");
@@ -207,7 +208,7 @@ Status Index::search(const Matrix<const float>& queries, int64_t k, const Csr& e
   } else if (flags_ != nullptr) {
     allowed = flags_->data();
   }
-  return cpu::search({catalogue_, queries, k, exclude, allowed, ids, scores, path}, context);
+  return cpu::search({catalogue_, queries, k, exclude, allowed, ids, scores, path, blend}, context);
 }
 
 int64_t Index::bytes() const {

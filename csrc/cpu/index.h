@@ -39,9 +39,10 @@ class Index {
   // Removed rows keep their numbers and are never found.
   Status remove(const int64_t* rows, int64_t count, Index& out) const;
 
-  // As search of topk.h; filters refer to rows() items, and k is at most present().
+  // As search of topk.h; filters and `blend` refer to rows() items, and k is at most present().
   Status search(const Matrix<const float>& queries, int64_t k, const Csr& exclude, const uint8_t* allowed,
-                Matrix<int64_t> ids, Matrix<float> scores, Path path, const Context& context) const;
+                Matrix<int64_t> ids, Matrix<float> scores, Path path, const Context& context,
+                const Blend& blend = {}) const;
 
   const Catalogue& catalogue() const { return catalogue_; }
   int64_t rows() const { return catalogue_.rows; }

@@ -444,7 +444,9 @@ Status rank_by_search(const FactorRanksArguments& arguments, const Context& cont
                                      excluded,
                                      allowed,
                                      {lists.row(first), count, lists.columns, lists.row_stride},
-                                     {scores.data(), count, lists.columns, lists.columns}},
+                                     {scores.data(), count, lists.columns, lists.columns},
+                                     Path::automatic,
+                                     {}},
                                     context));
   }
   return read_lists({lists.data, lists.rows, lists.columns, lists.row_stride}, out, context);

@@ -8,6 +8,8 @@ namespace {
 
 constexpr int64_t kCachedBytes = 16 << 20;
 constexpr int64_t kRescoreBatch = 64;
+constexpr double kRatioRounding = 0x1.0p-20;
+constexpr double kLargestNumerator = 0x1.0p126;
 constexpr int64_t kLeastLimit = 1024;  // survivors of one query before they are rescored early
 
 int64_t survivor_limit(int64_t k) { return std::max(16 * k, kLeastLimit); }
@@ -57,6 +59,23 @@ double Survivors::lower(uint64_t key) {
   return lower;
 }
 
+GatedBlend prepare(const Blend& blend, const Catalogue& catalogue, const uint8_t* allowed) {
+  GatedBlend prepared{blend, blend.query_gates.columns, {}, {}, allowed};
+  const int64_t gates = prepared.gates;
+  prepared.smallest.assign(static_cast<size_t>(catalogue.blocks() * gates), std::numeric_limits<float>::max());
+  prepared.largest.assign(prepared.smallest.size(), 0.0f);
+  for (int64_t position = 0; gates > 0 && position < catalogue.rows; ++position) {
+    const float* const row = blend.item_gates.row(catalogue.id(position));
+    float* const low = prepared.smallest.data() + position / kBlockRows * gates;
+    float* const high = prepared.largest.data() + position / kBlockRows * gates;
+    for (int64_t g = 0; g < gates; ++g) {
+      low[g] = std::min(low[g], row[g]);
+      high[g] = std::max(high[g], row[g]);
+    }
+  }
+  return prepared;
+}
+
 GroupScan::GroupScan(const Request& request, int64_t first, int64_t count)
     : request_(request),
       catalogue_(*request.catalogue),
@@ -67,16 +86,21 @@ GroupScan::GroupScan(const Request& request, int64_t first, int64_t count)
       queries_(static_cast<size_t>(count)),
       best_(static_cast<size_t>(count), Reservoir<Key>(request.k)) {
   canonical_.assign(request.queries, first, count);
+  if (request.gated()) gates_.assign(request.blend->given.query_gates, first, count);
 }
 
 void GroupScan::scan(int64_t begin, int64_t end, Worker& worker) {
   begin_ = begin;
   end_ = end;
+  // Before the scan, since what has an addition is likely to be among the best.
   if (request_.path == Path::exact) {
+    for (int64_t q = 0; q < count_; ++q) score_additions(q);
     for (int64_t block = begin; block < end && !worker.should_stop(); ++block) score_block(block);
     return;
   }
   encode_queries();
+  for (int64_t q = 0; q < count_; ++q)
+    if (!queries_[static_cast<size_t>(q)].exhaustive) score_additions(q);
   screen(begin, end, worker);
   for (int64_t q = 0; q < count_; ++q) {
     if (queries_[static_cast<size_t>(q)].exhaustive) continue;
@@ -182,11 +206,11 @@ void GroupScan::bootstrap(int64_t blocks, int64_t step) {
   if (request_.allowed != nullptr) return;
   const int64_t tiles = kBlockRows / kernels().tile_rows;
   const int64_t wanted = std::max<int64_t>(8, (4 * request_.k + 64) / tiles);
-  std::vector<const PackedBlock*> sample;
+  std::vector<int64_t> sample;
   for (int64_t n = 0, at = 0; n < std::min(wanted, blocks / 8); ++n, at = (at + step) % blocks) {
     const PackedBlock* const packed = catalogue_.packed[static_cast<size_t>(begin_ + at)];
     // Rows that are no items, or are stored as zeros, must not pass for maxima.
-    if (packed->rows == kBlockRows && packed->irregular.empty()) sample.push_back(packed);
+    if (packed->rows == kBlockRows && packed->irregular.empty()) sample.push_back(begin_ + at);
   }
   const int64_t spare = static_cast<int64_t>(sample.size()) * tiles - 2 * request_.k;
   if (spare < 0) return;
@@ -194,24 +218,28 @@ void GroupScan::bootstrap(int64_t blocks, int64_t step) {
   for (int64_t first = 0; first < count_; first += panel_lanes_) bootstrap_panel(first, sample, spare);
 }
 
-void GroupScan::bootstrap_panel(int64_t first, const std::vector<const PackedBlock*>& sample, int64_t spare) {
+void GroupScan::bootstrap_panel(int64_t first, const std::vector<int64_t>& sample, int64_t spare) {
   const int64_t lanes = std::min(panel_lanes_, count_ - first);
   const int64_t width = lanes <= kernels().lanes ? kernels().lanes : panel_lanes_;
   const int64_t tiles = kBlockRows / kernels().tile_rows;
   std::vector<float> maxima(static_cast<size_t>(tiles * width));
   std::vector<uint64_t> keys(sample.size() * static_cast<size_t>(tiles * lanes));
   for (size_t n = 0; n < sample.size(); ++n) {
-    set_thresholds(first, *sample[n]);
+    const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(sample[n])];
+    set_thresholds(first, sample[n], packed);
     // What stays below a threshold that other scans have raised is not written.
     std::fill(maxima.begin(), maxima.end(), -std::numeric_limits<float>::infinity());
-    screen_panel(first, *sample[n], nullptr, maxima.data());
+    screen_panel(first, packed, nullptr, maxima.data());
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const auto l = static_cast<size_t>(lane);
-      const double unit = scale_[static_cast<size_t>(first + lane)] * sample[n]->encoded.scale;
+      const double unit = scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
       uint64_t* const out = keys.data() + (l * sample.size() + n) * static_cast<size_t>(tiles);
       for (int64_t t = 0; t < tiles; ++t) {
         const auto value = static_cast<double>(maxima[static_cast<size_t>(t * width + lane)]);
-        out[t] = value > -ScreeningBound::kInfinity ? Survivors::key(value * unit - errors_[l], 0) : 0;
+        out[t] = 0;
+        if (!(value > -ScreeningBound::kInfinity)) continue;
+        const double lower = value * unit - errors_[l];
+        out[t] = Survivors::key(request_.gated() ? gated_lower(first + lane, lower, sample[n]) : lower, 0);
       }
     }
   }
@@ -219,15 +247,15 @@ void GroupScan::bootstrap_panel(int64_t first, const std::vector<const PackedBlo
   for (int64_t lane = 0; lane < lanes; ++lane) {
     const int64_t q = first + lane, id = first_ + q;
     const Query& query = queries_[static_cast<size_t>(q)];
-    const int64_t left_out =
-        request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id];
+    const int64_t left_out = (request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id]) +
+                             (request_.blend == nullptr ? 0 : request_.blend->addition_count(id));
     if (query.exhaustive || left_out > spare) continue;
     uint64_t* const mine = keys.data() + static_cast<size_t>(lane) * found;
     const auto rank = static_cast<size_t>(request_.k + left_out);
     partition_largest(mine, found, rank);
     if (mine[rank - 1] == 0) continue;
     const double lower = Survivors::lower(mine[rank - 1]);
-    raise_level(q, bound_.level_of_screened(lower, query.offset, query.encoded.norm));
+    raise_level(q, bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm));
   }
 }
 
@@ -236,7 +264,7 @@ void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uin
   adopt_levels();
   for (int64_t first = 0; first < count_; first += panel_lanes_) {
     const int64_t lanes = std::min(panel_lanes_, count_ - first);
-    if (!set_thresholds(first, packed)) continue;
+    if (!set_thresholds(first, block, packed)) continue;
     const int64_t found = screen_panel(first, packed, next);
     next = nullptr;
     for (int64_t n = 0; n < found; ++n) {
@@ -286,7 +314,7 @@ void GroupScan::probe(double* values, double* errors, double* offsets, double* n
     pack_block(catalogue_, block, rows_, memory.data(), packed);
     for (int64_t first = 0; first < count_; first += panel_lanes_) {
       const int64_t lanes = std::min(panel_lanes_, count_ - first);
-      set_thresholds(first, packed);
+      set_thresholds(first, block, packed);
       const int64_t found = screen_panel(first, packed, nullptr);
       for (int64_t n = 0; n < found; ++n) {
         const uint32_t place = found_[static_cast<size_t>(n)];
@@ -304,7 +332,7 @@ void GroupScan::probe(double* values, double* errors, double* offsets, double* n
 
 // Thresholds of one panel against one block, in units of the computed values. False where no item of the
 // block can reach any query's level.
-bool GroupScan::set_thresholds(int64_t first, const PackedBlock& packed) {
+bool GroupScan::set_thresholds(int64_t first, int64_t number, const PackedBlock& packed) {
   const Encoded& block = packed.encoded;
   const bool euclidean = catalogue_.metric == Metric::euclidean;
   const double inverse_scale = 1.0 / block.scale, reach = block.norm + block.residual;
@@ -315,8 +343,11 @@ bool GroupScan::set_thresholds(int64_t first, const PackedBlock& packed) {
     const auto q = static_cast<size_t>(first + lane), l = static_cast<size_t>(lane);
     const double error = constant_[q] + norm_[q] * block.norm + residual_[q] * block.residual + shared;
     errors_[l] = error;
-    reachable |= levels_[q] - error <= stored_[q] * reach;
-    thresholds_[l] = ScreeningBound::threshold(levels_[q], error, inverse_scale_[q] * inverse_scale);
+    const double level = request_.gated() && static_cast<int64_t>(q) < count_
+                             ? level_in_block(static_cast<int64_t>(q), number, stored_[q] * reach)
+                             : levels_[q];
+    reachable |= level - error <= stored_[q] * reach;
+    thresholds_[l] = ScreeningBound::threshold(level, error, inverse_scale_[q] * inverse_scale);
   }
   if (euclidean) {
     const double square = block.norm * block.norm;
@@ -336,8 +367,13 @@ bool GroupScan::set_thresholds(int64_t first, const PackedBlock& packed) {
 // The computed value less its error is `lower`: an item that may be among the best k of query q.
 void GroupScan::consider(int64_t q, double lower, double error, int64_t position) {
   Query& query = queries_[static_cast<size_t>(q)];
+  if (request_.gated()) {
+    const Screened ratio = gate(q, lower, error, catalogue_.id(position));
+    lower = ratio.lower;
+    error = ratio.error;
+  }
   if (lower + 2.0 * error < levels_[static_cast<size_t>(q)]) return;
-  if (!request_.admits(first_ + q, catalogue_.id(position))) return;
+  if (!request_.scans(first_ + q, catalogue_.id(position))) return;
   query.survivors.push_back(Survivors::key(lower, position));
   if (query.survivors.size() >= query.capacity) compact(q);
 }
@@ -360,9 +396,49 @@ void GroupScan::adopt_levels() {
   }
 }
 
-double GroupScan::error_at(const Query& query, int64_t position) const {
-  return query.coefficients.error(blocks_[static_cast<size_t>(position / kBlockRows - begin_)]);
+double GroupScan::error_at(int64_t q, double lower, int64_t position) const {
+  const double error = queries_[static_cast<size_t>(q)].coefficients.error(
+      blocks_[static_cast<size_t>(position / kBlockRows - begin_)]);
+  if (!request_.gated()) return error;
+  const double ratio = error / request_.blend->denominator(first_ + q, catalogue_.id(position));
+  return ratio + kRatioRounding * (std::abs(lower) + ratio);
 }
+
+// Where scores are gated, levels and survivors are in terms of the score (a quotient) in place of S. Its own
+// rounding, and that of the quotients here, is less than kRatioRounding of it.
+GroupScan::Screened GroupScan::gate(int64_t q, double lower, double error, int64_t id) const {
+  const double denominator = request_.blend->denominator(first_ + q, id);
+  const double value = (lower + error + queries_[static_cast<size_t>(q)].offset) / denominator;
+  const double ratio = error / denominator, off = ratio + kRatioRounding * (std::abs(value) + ratio);
+  return {value - off, off};
+}
+
+// A lower bound on the score of some item of the block, whose S is at least `lower`.
+double GroupScan::gated_lower(int64_t q, double lower, int64_t block) const {
+  const double numerator = lower + queries_[static_cast<size_t>(q)].offset;
+  const GatedBlend& blend = *request_.blend;
+  const float* const edge = (numerator >= 0.0 ? blend.largest : blend.smallest).data() + block * blend.gates;
+  const double value = numerator / blend.product(first_ + q, edge);
+  return value - kRatioRounding * std::abs(value);
+}
+
+// What the level, a score, says about S of the items of a block: the least that any of them must have.
+double GroupScan::level_in_block(int64_t q, int64_t block, double reach) {
+  const double level = levels_[static_cast<size_t>(q)], offset = queries_[static_cast<size_t>(q)].offset;
+  if (level == ScreeningBound::kInfinity) return level;
+  if (reach + std::abs(offset) > kLargestNumerator) {  // scores may be infinite, and then tie
+    give_up(q);
+    return levels_[static_cast<size_t>(q)];
+  }
+  if (level == -ScreeningBound::kInfinity) return level;
+  const GatedBlend& blend = *request_.blend;
+  const float* const edge = (level >= 0.0 ? blend.smallest : blend.largest).data() + block * blend.gates;
+  const double numerator = level * blend.product(first_ + q, edge);
+  return numerator - kRatioRounding * (std::abs(numerator) + std::abs(offset)) - offset;
+}
+
+// The level that a score says: S is the score less the query's offset, but where scores are gated.
+double GroupScan::offset_of_level(const Query& query) const { return request_.gated() ? 0.0 : query.offset; }
 
 // Raises the level to what k survivors reach and drops those that cannot reach it.
 void GroupScan::compact(int64_t q) {
@@ -373,14 +449,14 @@ void GroupScan::compact(int64_t q) {
   if (survivors.size() >= k) {
     partition_largest(survivors.data(), survivors.size(), k);
     const double lower = Survivors::lower(survivors[k - 1]);
-    raise_level(q, bound_.level_of_screened(lower, query.offset, query.encoded.norm));
+    raise_level(q, bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm));
     kept = k;  // the k best by lower bound stay: each of them may be
   }
   const double level = levels_[static_cast<size_t>(q)];
   for (size_t n = kept; n < survivors.size(); ++n) {
     const double lower = Survivors::lower(survivors[n]);
     const double upper =
-        lower + std::abs(lower) * 0x1.0p-19 + 2.0 * error_at(query, Survivors::position(survivors[n]));
+        lower + std::abs(lower) * 0x1.0p-19 + 2.0 * error_at(q, lower, Survivors::position(survivors[n]));
     if (!(upper < level)) survivors[kept++] = survivors[n];
   }
   survivors.resize(kept);
@@ -404,7 +480,7 @@ void GroupScan::tighten(int64_t q) {
   best.compact();
   if (best.full()) {
     const float score = request_.sign * Ranking::score(best.bound());
-    raise_level(q, bound_.level_of_score(score, query.offset, query.encoded.norm));
+    raise_level(q, bound_.level_of_score(score, offset_of_level(query), query.encoded.norm));
   }
 }
 
@@ -458,6 +534,7 @@ void GroupScan::score_exhaustively(int64_t begin, int64_t end, Worker& worker) {
   std::vector<int64_t> pending;
   for (int64_t q = 0; q < count_; ++q)
     if (queries_[static_cast<size_t>(q)].exhaustive) pending.push_back(q);
+  for (const int64_t q : pending) score_additions(q);
   for (int64_t block = begin; block < end && !pending.empty() && !worker.should_stop(); ++block) {
     const int64_t count = catalogue_.block_rows(block);
     int64_t positions[kBlockRows];
@@ -468,7 +545,7 @@ void GroupScan::score_exhaustively(int64_t begin, int64_t end, Worker& worker) {
     const auto done = [&](int64_t q) {
       const std::vector<Key>& keys = best_[static_cast<size_t>(q)].keys();
       const Key zero = Ranking::key(0.0f, kMaxItems);
-      return queries_[static_cast<size_t>(q)].zero &&
+      return queries_[static_cast<size_t>(q)].zero && request_.blend == nullptr &&
              std::count_if(keys.begin(), keys.end(), [&](Key key) { return key >= zero; }) >= request_.k;
     };
     pending.erase(std::remove_if(pending.begin(), pending.end(), done), pending.end());
@@ -487,15 +564,70 @@ void GroupScan::score(int64_t first, int64_t count, const float* const* rows, in
   kernels().canonical({catalogue_.metric, canonical_.values.data() + first * canonical_.stride,
                        canonical_.stride, count, canonical_.norms.data() + first, rows, norms_.data(),
                        row_count, catalogue_.columns, scores_.data(), row_count});
+  if (request_.gated()) divide(first, count, row_count, [&](int64_t r) { return catalogue_.id(positions[r]); });
   for (int64_t q = 0; q < count; ++q) {
     Reservoir<Key>& best = best_[static_cast<size_t>(first + q)];
     for (int64_t r = 0; r < row_count; ++r) {
       const int64_t id = catalogue_.id(positions[r]);
-      const Key key = Ranking::key(request_.sign * scores_[static_cast<size_t>(q * row_count + r)], id);
+      const Key key = Ranking::key(request_.sign * scores_[static_cast<size_t>(q * row_count + r)], label(id));
       if (best.full() && key <= best.bound()) continue;
-      if (request_.admits(first_ + first + q, id)) best.offer(key);
+      if (request_.scans(first_ + first + q, id)) best.offer(key);
     }
   }
+}
+
+int64_t GroupScan::label(int64_t id) const { return request_.blend == nullptr ? id : request_.blend->label(id); }
+
+// Divides scores_ by the gates' products.
+template <class Ids>
+void GroupScan::divide(int64_t first, int64_t count, int64_t row_count, Ids ids) {
+  const GatedBlend& blend = *request_.blend;
+  gate_rows_.resize(static_cast<size_t>(row_count));
+  denominators_.resize(scores_.size());
+  for (int64_t r = 0; r < row_count; ++r)
+    gate_rows_[static_cast<size_t>(r)] = blend.given.item_gates.row(ids(r));
+  kernels().canonical({Metric::dot, gates_.values.data() + first * gates_.stride, gates_.stride, count,
+                       gates_.norms.data() + first, gate_rows_.data(), nullptr, row_count, blend.gates,
+                       denominators_.data(), row_count});
+  for (size_t n = 0; n < static_cast<size_t>(count * row_count); ++n) scores_[n] = scores_[n] / denominators_[n] + 0.0f;
+}
+
+// Scores what has an addition to query q canonically, and offers it. Of several ranges of items only the
+// first does: the others learn of it by the level.
+void GroupScan::score_additions(int64_t q) {
+  const GatedBlend* const blend = request_.blend;
+  if (blend == nullptr || begin_ != 0) return;
+  const Csr& additions = blend->given.additions;
+  const int64_t query = first_ + q;
+  if (blend->addition_count(query) == 0) return;
+  Reservoir<Key>& best = best_[static_cast<size_t>(q)];
+  const float* rows[kRescoreBatch];
+  int64_t ids[kRescoreBatch];
+  float values[kRescoreBatch];
+  for (int64_t at = additions.indptr[query], end = additions.indptr[query + 1]; at < end;) {
+    int64_t count = 0;
+    for (; at < end && count < kRescoreBatch; ++at) {
+      const int64_t id = additions.indices[at];
+      if (blend->allowed != nullptr && blend->allowed[id] == 0) continue;
+      if (!request_.admits_by_exclusion(query, id)) continue;
+      ids[count] = id;
+      values[count++] = additions.values[at];
+    }
+    if (count == 0) continue;
+    rows_.of_ids(catalogue_, count, [&](int64_t n) { return ids[n]; }, rows);
+    scores_.resize(static_cast<size_t>(count));
+    kernels().canonical({catalogue_.metric, canonical_.values.data() + q * canonical_.stride, canonical_.stride, 1,
+                         canonical_.norms.data() + q, rows, nullptr, count, catalogue_.columns, scores_.data(),
+                         count});
+    for (int64_t n = 0; n < count; ++n) scores_[static_cast<size_t>(n)] += values[n];
+    if (blend->gates > 0) divide(q, 1, count, [&](int64_t n) { return ids[n]; });
+    for (int64_t n = 0; n < count; ++n)
+      best.offer(Ranking::key(scores_[static_cast<size_t>(n)], blend->label(ids[n])));
+  }
+  best.compact();
+  const Query& asked = queries_[static_cast<size_t>(q)];
+  if (request_.path != Path::exact && !asked.exhaustive && best.full())
+    raise_level(q, bound_.level_of_score(Ranking::score(best.bound()), offset_of_level(asked), asked.encoded.norm));
 }
 
 }  // namespace salience::cpu

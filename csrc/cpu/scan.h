@@ -14,6 +14,39 @@ namespace salience::cpu {
 using Ranking = Rank<float>;
 using Key = Ranking::Key;
 
+// Blend of core/operations.h with what the scan derives from it.
+struct GatedBlend {
+  Blend given;
+  int64_t gates = 0;             // columns of the gates
+  std::vector<float> smallest;   // of every block of the catalogue and every gate
+  std::vector<float> largest;
+  const uint8_t* allowed = nullptr;  // as the caller gave it
+
+  bool adds(int64_t query, int64_t id) const {
+    const Csr& a = given.additions;
+    return a.indptr != nullptr && std::binary_search(a.indices + a.indptr[query], a.indices + a.indptr[query + 1],
+                                                     static_cast<int32_t>(id));
+  }
+  int64_t addition_count(int64_t query) const {
+    const Csr& a = given.additions;
+    return a.indptr == nullptr ? 0 : a.indptr[query + 1] - a.indptr[query];
+  }
+  int64_t label(int64_t id) const { return given.labels == nullptr ? id : given.labels[id]; }
+  // The denominator, up to rounding in float64.
+  double denominator(int64_t query, int64_t id) const {
+    return product(query, given.item_gates.row(id));
+  }
+  double product(int64_t query, const float* gates_of_items) const {
+    const float* const row = given.query_gates.row(query);
+    double sum = 0.0;
+    for (int64_t g = 0; g < gates; ++g) sum += static_cast<double>(row[g]) * gates_of_items[g];
+    return sum;
+  }
+};
+
+// Derives the ranges of the gates over the blocks of `catalogue`.
+GatedBlend prepare(const Blend& blend, const Catalogue& catalogue, const uint8_t* allowed);
+
 // What is asked, the same for all groups.
 struct Request {
   const Catalogue* catalogue = nullptr;
@@ -24,15 +57,24 @@ struct Request {
   const uint8_t* allowed = nullptr;   // one flag per id; null where the catalogue holds only allowed rows
   const int64_t* exclude = nullptr;   // row pointers into `excluded`
   const int32_t* excluded = nullptr;  // ids, each row ascending
+  const GatedBlend* blend = nullptr;
 
   // Where several scans share the queries: one level each, which any of them may raise.
   std::atomic<double>* levels = nullptr;
 
+  // Whether the filters leave the item in.
   bool admits(int64_t query, int64_t id) const {
-    if (allowed != nullptr && allowed[id] == 0) return false;
+    return (allowed == nullptr || allowed[id] != 0) && admits_by_exclusion(query, id);
+  }
+  bool admits_by_exclusion(int64_t query, int64_t id) const {
     return exclude == nullptr || !std::binary_search(excluded + exclude[query], excluded + exclude[query + 1],
                                                      static_cast<int32_t>(id));
   }
+  // Whether the scan has to find the item: what has an addition is scored apart.
+  bool scans(int64_t query, int64_t id) const {
+    return admits(query, id) && (blend == nullptr || !blend->adds(query, id));
+  }
+  bool gated() const { return blend != nullptr && blend->gates > 0; }
 };
 
 // Survivors of one query's scan, known by a lower bound on their screened value S.
@@ -76,19 +118,31 @@ class GroupScan {
   void pack_panels(const std::vector<uint16_t>& rows);
   void screen(int64_t begin, int64_t end, Worker& worker);
   void bootstrap(int64_t blocks, int64_t step);
-  void bootstrap_panel(int64_t first, const std::vector<const PackedBlock*>& sample, int64_t spare);
+  void bootstrap_panel(int64_t first, const std::vector<int64_t>& sample, int64_t spare);
   void screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next);
-  bool set_thresholds(int64_t first, const PackedBlock& packed);
+  bool set_thresholds(int64_t first, int64_t block, const PackedBlock& packed);
   int64_t screen_panel(int64_t first, const PackedBlock& packed, const uint16_t* next,
                        float* maxima = nullptr);
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
   void adopt_levels();
-  double error_at(const Query& query, int64_t position) const;
+  double error_at(int64_t q, double lower, int64_t position) const;
   void compact(int64_t q);
   void tighten(int64_t q);
   void rescore(int64_t q);
   void give_up(int64_t q);
+  struct Screened {
+    double lower;
+    double error;
+  };
+  Screened gate(int64_t q, double lower, double error, int64_t id) const;
+  double gated_lower(int64_t q, double lower, int64_t block) const;
+  double level_in_block(int64_t q, int64_t block, double reach);
+  double offset_of_level(const Query& query) const;
+  int64_t label(int64_t id) const;
+  template <class Ids>
+  void divide(int64_t first, int64_t count, int64_t row_count, Ids ids);
+  void score_additions(int64_t q);
   void score_irregular(int64_t block, const PackedBlock& packed);
   void score_block(int64_t block);
   void score_exhaustively(int64_t begin, int64_t end, Worker& worker);
@@ -103,6 +157,7 @@ class GroupScan {
   int64_t end_ = 0;
   ScreeningBound bound_;
   CanonicalQueries canonical_;
+  CanonicalQueries gates_;
   std::vector<Query> queries_;
   std::vector<Reservoir<Key>> best_;
   std::vector<Encoded> blocks_;  // of the range, as they were scanned
@@ -119,6 +174,8 @@ class GroupScan {
   FloatRows rows_;
   std::vector<double> norms_;
   std::vector<float> scores_;
+  std::vector<float> denominators_;
+  std::vector<const float*> gate_rows_;
 };
 
 }  // namespace salience::cpu

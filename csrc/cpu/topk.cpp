@@ -127,6 +127,12 @@ Status search(const SearchArguments& arguments, const Context& context) {
       request.allowed = nullptr;
     }
   }
+  const Blend& blend = arguments.blend;
+  GatedBlend prepared;
+  if (blend.additions.indptr != nullptr || blend.query_gates.columns > 0 || blend.labels != nullptr) {
+    prepared = prepare(blend, *request.catalogue, arguments.allowed);
+    request.blend = &prepared;
+  }
   std::vector<int32_t> sorted;
   if (arguments.exclude.indptr != nullptr && arguments.exclude.entries > 0) {
     request.exclude = arguments.exclude.indptr;
@@ -175,7 +181,7 @@ Status topk(const TopKArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
   const Catalogue catalogue = view_of(arguments.items, arguments.metric);
   return search({catalogue, arguments.queries, arguments.k, arguments.exclude, arguments.allowed,
-                 arguments.ids, arguments.scores, arguments.path},
+                 arguments.ids, arguments.scores, arguments.path, arguments.blend},
                 context);
 }
 

@@ -16,6 +16,7 @@ struct SearchArguments {
   Matrix<int64_t> ids;
   Matrix<float> scores;
   Path path = Path::automatic;
+  Blend blend;
 };
 
 Status search(const SearchArguments& arguments, const Context& context);

@@ -13,7 +13,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-from salience import _arrays, _storage
+from salience import _arrays, _core, _storage
 from salience.interactions import IdMap, Interactions, as_interactions, make_frame
 from salience.similarity import Index, Metric
 
@@ -81,11 +81,11 @@ class Recommender(Protocol):
         """Score pairs."""
 
 
-class VectorModel:
-    """A recommender whose score is an inner product of a user's and an item's vector.
+class RankingModel:
+    """What models have in common: ids, filters, and the checks of their arguments.
 
-    Subclasses set ``user_map``, ``item_map``, ``_seen`` (training interactions), provide
-    ``_query_vectors(rows)`` and ``_item_vectors()``, and call ``_forget_indexes()`` when those change.
+    Subclasses set ``user_map``, ``item_map`` and ``_seen`` (training interactions), and provide ``_search`` and
+    ``_score_pairs``, which work on rows.
     """
 
     user_map: IdMap
@@ -93,24 +93,14 @@ class VectorModel:
     _seen: Interactions
     threads: int | None = None
 
-    def _query_vectors(self, rows: npt.NDArray[np.int64]) -> Float32:
+    def _search(
+        self, rows: npt.NDArray[np.int64], k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
+    ) -> tuple[npt.NDArray[np.int64], Float32]:
+        """Return the item rows of the ``k`` best, padded with -1, and their scores, padded with -inf."""
         raise NotImplementedError
 
-    def _item_vectors(self) -> Float32:
+    def _score_pairs(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> Float32:
         raise NotImplementedError
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_indexes": {}}  # packed copies are made again where they are needed
-
-    def _forget_indexes(self) -> None:
-        self._indexes: dict[tuple[str, Metric], Index] = {}
-
-    def _index(self, name: str, metric: Metric, vectors: Callable[[], Float32]) -> Index:
-        """Pack vectors for search when they are first searched."""
-        found = self._indexes.get((name, metric))
-        if found is None:
-            found = self._indexes[name, metric] = Index.borrow(vectors(), metric=metric, threads=self.threads)
-        return found
 
     def _require_fitted(self) -> None:
         if not hasattr(self, "_seen"):
@@ -150,8 +140,8 @@ class VectorModel:
         self._require_fitted()
         rows = self.user_map.rows(users, argument="users")
         exclude = _arrays.pattern_of_rows(self._seen.matrix, rows) if exclude_seen else None
-        found, scores = self._index("item", "dot", self._item_vectors).search_padded(
-            self._query_vectors(rows), k, exclude, self._item_filter(allow, "allow"), self._item_filter(deny, "deny")
+        found, scores = self._search(
+            rows, k, exclude, self._item_filter(allow, "allow"), self._item_filter(deny, "deny")
         )
         return Recommendations(self.item_map.ids_of(found), found, scores, self.user_map.ids_of(rows))
 
@@ -162,12 +152,100 @@ class VectorModel:
         i = self.item_map.rows(items, argument="items")
         if len(u) != len(i):
             raise ValueError(f"items: {len(i)} of them; expected one for each of the {len(u)} users")
-        vectors, out = self._item_vectors(), np.empty(len(u), np.float32)
-        distinct, where = np.unique(u, return_inverse=True)
+        return self._score_pairs(u, i)
+
+    def _item_filter(self, ids: Any, argument: str) -> Any:
+        if ids is None:
+            return None
+        array = np.asarray(ids)
+        return array if array.dtype == np.bool_ else self.item_map.rows(array, argument=argument)
+
+
+class BlockModel(RankingModel):
+    """A recommender that scores all items for a block of users at a time.
+
+    Subclasses provide ``_score_block(rows)``, finite float32 of shape (len(rows), items).
+    """
+
+    def _score_block(self, rows: npt.NDArray[np.int64]) -> Float32:
+        raise NotImplementedError
+
+    def _search(
+        self, rows: npt.NDArray[np.int64], k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
+    ) -> tuple[npt.NDArray[np.int64], Float32]:
+        items, k = len(self.item_map), _arrays.whole(k, argument="k", least=1)
+        mask, width = _arrays.item_mask(allow, deny, items), min(k, items)
+        found = np.full((len(rows), k), -1)
+        best = np.full((len(rows), k), -np.inf, np.float32)
+        for start in range(0, len(rows), self._users_a_block()):
+            part = slice(start, start + self._users_a_block())
+            scores = self._score_block(rows[part])
+            if mask is not None:
+                scores[:, ~mask] = -np.inf
+            if exclude is not None:
+                ends = exclude[0][start : start + len(scores) + 1]
+                where = np.repeat(np.arange(len(scores)), np.diff(ends))
+                scores[where, exclude[1][ends[0] : ends[-1]]] = -np.inf
+            if width:
+                chosen = _core.select(scores, width, _arrays.thread_count(self.threads))
+                found[part, :width], best[part, :width] = chosen
+        found[np.isneginf(best)] = -1
+        return found, best
+
+    def _users_a_block(self) -> int:
+        return max(1, min(1024, (1 << 24) // max(len(self.item_map), 1)))
+
+    def _score_pairs(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> Float32:
+        out = np.empty(len(users), np.float32)
+        distinct, where = np.unique(users, return_inverse=True)
+        order = np.argsort(where, kind="stable")
+        ends = np.searchsorted(where[order], np.arange(len(distinct) + 1))
+        step = self._users_a_block()
+        for start in range(0, len(distinct), step):
+            pairs = order[ends[start] : ends[min(start + step, len(distinct))]]
+            out[pairs] = self._score_block(distinct[start : start + step])[where[pairs] - start, items[pairs]]
+        return out
+
+
+class VectorModel(RankingModel):
+    """A recommender whose score is an inner product of a user's and an item's vector.
+
+    Subclasses provide ``_query_vectors(rows)`` and ``_item_vectors()``, and call ``_forget_indexes()`` when those
+    change.
+    """
+
+    def _query_vectors(self, rows: npt.NDArray[np.int64]) -> Float32:
+        raise NotImplementedError
+
+    def _item_vectors(self) -> Float32:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_indexes": {}}  # packed copies are made again where they are needed
+
+    def _forget_indexes(self) -> None:
+        self._indexes: dict[tuple[str, Metric], Index] = {}
+
+    def _index(self, name: str, metric: Metric, vectors: Callable[[], Float32]) -> Index:
+        """Pack vectors for search when they are first searched."""
+        found = self._indexes.get((name, metric))
+        if found is None:
+            found = self._indexes[name, metric] = Index.borrow(vectors(), metric=metric, threads=self.threads)
+        return found
+
+    def _search(
+        self, rows: npt.NDArray[np.int64], k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
+    ) -> tuple[npt.NDArray[np.int64], Float32]:
+        index = self._index("item", "dot", self._item_vectors)
+        return index.search_padded(self._query_vectors(rows), k, exclude, allow, deny)
+
+    def _score_pairs(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> Float32:
+        vectors, out = self._item_vectors(), np.empty(len(users), np.float32)
+        distinct, where = np.unique(users, return_inverse=True)
         queries = self._query_vectors(distinct)
-        for start in range(0, len(u), 65536):
+        for start in range(0, len(users), 65536):
             part = slice(start, start + 65536)
-            pairs = queries[where[part]].astype(np.float64) * vectors[i[part]]
+            pairs = queries[where[part]].astype(np.float64) * vectors[items[part]]
             out[part] = pairs.sum(axis=1)
         return out
 
@@ -201,12 +279,6 @@ class VectorModel:
         index = self._index(f"similar {name}", metric, lambda: vectors)
         found, scores = index.search_padded(vectors[rows], k, itself, None, None)
         return Recommendations(ids.ids_of(found), found, scores, ids.ids[rows], name)
-
-    def _item_filter(self, ids: Any, argument: str) -> Any:
-        if ids is None:
-            return None
-        array = np.asarray(ids)
-        return array if array.dtype == np.bool_ else self.item_map.rows(array, argument=argument)
 
 
 class Popularity(VectorModel):
@@ -247,4 +319,4 @@ class Popularity(VectorModel):
         return cls().fit(_storage.unpack_interactions("seen", tensors))
 
 
-__all__ = ["Popularity", "Recommendations", "Recommender", "VectorModel"]
+__all__ = ["BlockModel", "Popularity", "RankingModel", "Recommendations", "Recommender", "VectorModel"]

@@ -16,7 +16,7 @@ from salience.evaluation.lists import without_gaps
 from salience.evaluation.metrics import IntArray
 from salience.evaluation.ranks import BoolArray, Ranks
 from salience.interactions import Interactions
-from salience.models import VectorModel
+from salience.models import BlockModel, RankingModel, VectorModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +116,12 @@ class ScoreSource:
     seen: Callable[[IntArray], Any]
     threads: int | None
     users_a_call: int
+    is_known: Callable[[IntArray], BoolArray] = field(default=lambda rows: np.ones(rows.size, dtype=np.bool_))
     knows_all_ranks: bool = True
 
     def known(self, rows: IntArray) -> BoolArray:
         """See :class:`Source`."""
-        return np.ones(rows.size, dtype=np.bool_)
+        return self.is_known(rows)
 
     def rank(self, rows: IntArray, held_out: Any, depth: int | None, k: int) -> tuple[Ranks, IntArray | None]:
         """See :class:`Source`."""
@@ -234,19 +235,25 @@ def choose(
         return ScoreSource(model.score, seen, threads, few)
     if fold_in is not None:
         return _folding(model, fold_in, seen, threads, many)
-    # A model that ranks by inner products, and by nothing else, needs no lists in between.
-    plain = isinstance(model, VectorModel) and type(model).recommend is VectorModel.recommend
-    if plain and hasattr(model, "_seen") and _checks.same_ids(model.item_map, test.item_map):
-        return _vector_source(model, test, exclude_seen=exclude_seen, threads=threads, batch=many)
+    # A model that ranks by inner products or blocks of scores, and by nothing else, needs no lists in between.
+    if hasattr(model, "_seen") and _checks.same_ids(model.item_map, test.item_map):
+        if _ranks_as(model, VectorModel):
+            return _vector_source(model, test, exclude_seen=exclude_seen, threads=threads, batch=many)
+        if _ranks_as(model, BlockModel):
+            return _block_source(model, test, exclude_seen=exclude_seen, threads=threads)
     return ModelSource(model, test, exclude_seen, batch) if callable(getattr(model, "recommend", None)) else None
+
+
+def _ranks_as(model: Any, kind: type[RankingModel]) -> bool:
+    if not isinstance(model, kind):
+        return False
+    return type(model).recommend is RankingModel.recommend and type(model)._search is kind._search
 
 
 def _vector_source(
     model: VectorModel, test: Interactions, *, exclude_seen: bool, threads: int | None, batch: int
 ) -> FactorSource:
-    def own(rows: IntArray) -> IntArray:
-        return model.user_map.find(test.user_map.ids_of(rows), argument="test: user ids")
-
+    own = _own_rows(model, test)
     return FactorSource(
         lambda rows: model._query_vectors(own(rows)),
         model._item_vectors(),
@@ -255,6 +262,21 @@ def _vector_source(
         batch,
         lambda rows: own(rows) >= 0,
     )
+
+
+def _block_source(model: BlockModel, test: Interactions, *, exclude_seen: bool, threads: int | None) -> ScoreSource:
+    own = _own_rows(model, test)
+    return ScoreSource(
+        lambda rows: model._score_block(own(rows)),
+        lambda rows: model._seen.matrix[own(rows)] if exclude_seen else None,
+        model.threads if threads is None else threads,
+        model._users_a_block(),
+        lambda rows: own(rows) >= 0,
+    )
+
+
+def _own_rows(model: RankingModel, test: Interactions) -> Callable[[IntArray], IntArray]:
+    return lambda rows: model.user_map.find(test.user_map.ids_of(rows), argument="test: user ids")
 
 
 def _folding(

@@ -1,0 +1,403 @@
+"""Item-to-item models: nearest neighbours, and EASE.
+
+A user's score of an item is the sum over the user's history of value times item-to-item weight, r_u B. B is held
+transposed, one row for each item that is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse as sp
+
+from salience import _arrays, _core, _storage
+from salience._als import as_features
+from salience.interactions import Interactions, as_interactions
+from salience.models import BlockModel, Float32, Recommendations
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Similarity = Literal["cosine", "euclidean", "pearson", "jaccard"]
+Weighting = Literal["none", "degree", "tfidf", "bm25"]
+_SIMILARITIES = ("cosine", "euclidean", "pearson", "jaccard")
+_WEIGHTINGS = ("none", "degree", "tfidf", "bm25")
+_BLOCK_ENTRIES = 1 << 24  # of a block of the item-to-item product
+
+
+class ItemModel(BlockModel):
+    """What item-to-item models share; subclasses set ``similarity_`` by ``_learn``.
+
+    Attributes
+    ----------
+    similarity_ : CSR matrix or array of float32, shape (items, items)
+        Row i holds the weights with which past items speak for item i; its diagonal is 0.
+    """
+
+    similarity_: Any
+
+    def _learn(self, data: Interactions, item_features: Any) -> Any:
+        raise NotImplementedError
+
+    def fit(
+        self,
+        interactions: Any,
+        *,
+        item_features: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Learn item-to-item weights.
+
+        Parameters
+        ----------
+        interactions : Interactions or scipy.sparse matrix of users by items
+        item_features : dense array or scipy.sparse matrix, shape (items, features), optional
+            In row order; for models that use them.
+        progress : callable, optional
+            Called as ``progress(1, 1)`` at the end.
+        """
+        data = as_interactions(interactions)
+        if len(data) == 0:
+            raise ValueError(f"interactions: {data!r}; expected at least one entry")
+        self.similarity_ = self._learn(data, as_features(item_features, data.shape[1], "item_features"))
+        self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
+        if progress is not None:
+            progress(1, 1)
+        return self
+
+    def score_histories(self, histories: Any) -> Any:
+        """Score all items for histories.
+
+        Parameters
+        ----------
+        histories : scipy.sparse matrix, shape (n, items)
+
+        Returns
+        -------
+        CSR matrix or array of float32, shape (n, items)
+            Sparse where ``similarity_`` is.
+        """
+        self._require_fitted()
+        if histories.shape[1] != len(self.item_map):
+            raise ValueError(f"histories: shape {histories.shape}; expected {len(self.item_map)} columns")
+        scores = sp.csr_matrix(histories, dtype=np.float32) @ self._transposed()
+        return scores if sp.issparse(scores) else np.asarray(scores, np.float32)
+
+    def _transposed(self) -> Any:
+        if not sp.issparse(self.similarity_):
+            return self.similarity_.T
+        held: tuple[Any, Any] | None = self.__dict__.get("_by_past_item")
+        if held is None or held[0] is not self.similarity_:
+            held = self._by_past_item = (self.similarity_, self.similarity_.T.tocsr())
+        return held[1]
+
+    def _score_block(self, rows: npt.NDArray[np.int64]) -> Float32:
+        scores = self.score_histories(self._seen.matrix[rows])
+        return np.asarray(scores.toarray() if sp.issparse(scores) else scores, np.float32)
+
+    def similar_items(self, items: Any, k: int = 10) -> Recommendations:
+        """Find the items with the largest weights for ``items``; those without any weight are not listed."""
+        self._require_fitted()
+        rows, k = self.item_map.rows(items, argument="items"), _arrays.whole(k, argument="k", least=1)
+        weights = self.similarity_[rows]
+        block = np.array(weights.toarray() if sp.issparse(weights) else weights, np.float32)
+        block[block == 0] = -np.inf
+        width = min(k, len(self.item_map))
+        found, best = np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf, np.float32)
+        found[:, :width], best[:, :width] = _core.select(block, width, _arrays.thread_count(self.threads))
+        found[np.isneginf(best)] = -1
+        return Recommendations(self.item_map.ids_of(found), found, best, self.item_map.ids[rows], "item")
+
+    def explain(self, user: Any, item: Any) -> tuple[npt.NDArray[Any], Float32]:
+        """Return the user's past items and what each adds to the score of ``item``, the largest first."""
+        self._require_fitted()
+        u = int(self.user_map.rows(np.asarray([user]), argument="user")[0])
+        i = int(self.item_map.rows(np.asarray([item]), argument="item")[0])
+        history = self._seen.matrix[[u]]
+        weights = self.similarity_[[i]]
+        weights = weights.toarray()[0] if sp.issparse(weights) else weights[0]
+        parts = history.data * weights[history.indices]
+        order = np.argsort(-parts, kind="stable")
+        return self.item_map.ids[history.indices[order]], parts[order].astype(np.float32)
+
+    def _settings(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, its ids and what users have seen; see :meth:`load`."""
+        self._require_fitted()
+        tensors = _storage.pack_interactions("seen", self._seen)
+        if sp.issparse(self.similarity_):
+            for name in ("data", "indices", "indptr"):
+                tensors[f"similarity.{name}"] = getattr(self.similarity_, name)
+        else:
+            tensors["similarity"] = self.similarity_
+        kind = type(self).__name__
+        _storage.save_tensors(path, tensors, kind=kind, metadata={"settings": self._settings()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote; ValueError where the file is damaged or another model's."""
+        tensors, metadata = _storage.load_tensors(path, kind=cls.__name__)
+        model = cls(**metadata["settings"])
+        model._seen = _storage.unpack_interactions("seen", tensors)
+        model.user_map, model.item_map = model._seen.user_map, model._seen.item_map
+        items = len(model.item_map)
+        if "similarity" in tensors:
+            model.similarity_ = tensors["similarity"]
+        else:
+            parts = tuple(tensors[f"similarity.{name}"] for name in ("data", "indices", "indptr"))
+            model.similarity_ = sp.csr_matrix(parts, shape=(items, items))
+        return model
+
+
+class ItemKNN(ItemModel):
+    """Item neighbourhoods: each item is scored by the most similar items of a user's history.
+
+    Parameters
+    ----------
+    neighbors : int
+        Most similar items kept for each item.
+    similarity : {"cosine", "euclidean", "pearson", "jaccard"}
+        Of item columns. "euclidean" is 1 / (1 + distance), over pairs with a user in common; "pearson" the cosine of
+        columns whose observed values were centred; "jaccard" shared users over all users of the two.
+    weighting : {"none", "degree", "tfidf", "bm25"}
+        Of interactions before: "degree" divides by the square roots of the user's and the item's number of
+        interactions, and the score of an item by its own in the end (a linear graph filter); "tfidf" and "bm25"
+        give users with many interactions less say.
+    shrinkage : float
+        Added to the denominator (of "euclidean" and "degree": scaled by support / (support + shrinkage)).
+    feature_weight : float
+        Item features of unit length, where ``fit`` is given some, count as so many times the interactions, which
+        are brought to unit length too (cosine).
+    threads : int, optional
+
+    Notes
+    -----
+    Cost: sum over users of n_u^2 products, and memory of ``items * neighbors`` pairs.
+
+    References: Deshpande and Karypis, "Item-based top-N recommendation algorithms" (2004); the linear filter: Shen et
+    al., "How powerful is graph convolution for recommendation?" (CIKM 2021).
+    """
+
+    def __init__(
+        self,
+        neighbors: int = 100,
+        *,
+        similarity: Similarity = "cosine",
+        weighting: Weighting = "none",
+        shrinkage: float = 0.0,
+        feature_weight: float = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        for argument, value, known in (
+            ("similarity", similarity, _SIMILARITIES), ("weighting", weighting, _WEIGHTINGS)
+        ):  # fmt: skip
+            if value not in known:
+                raise ValueError(f"{argument}: {value!r}; expected {' or '.join(map(repr, known))}")
+        if weighting == "degree" and similarity != "cosine":
+            raise ValueError(f"weighting: 'degree' with similarity {similarity!r}; expected 'cosine'")
+        self.neighbors = _arrays.whole(neighbors, argument="neighbors", least=1)
+        self.similarity, self.weighting = similarity, weighting
+        self.shrinkage = _arrays.real(shrinkage, argument="shrinkage")
+        self.feature_weight = _arrays.real(feature_weight, argument="feature_weight")
+        _arrays.thread_count(threads)
+        self.threads = threads
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("neighbors", "similarity", "weighting", "shrinkage", "feature_weight")
+        return {name: getattr(self, name) for name in names}
+
+    def _learn(self, data: Interactions, item_features: Any) -> Any:
+        if item_features is not None and self.similarity != "cosine":
+            raise ValueError(f"item_features: given with similarity {self.similarity!r}; expected 'cosine'")
+        columns = self._columns(data.matrix)
+        if item_features is not None:
+            words = unit_rows(sp.csr_matrix(item_features, dtype=np.float64)) * self.feature_weight
+            columns = sp.hstack([unit_rows(columns), words], format="csr")
+        return self._nearest(columns, np.diff(data.matrix.tocsc().indptr))
+
+    def _columns(self, matrix: Any) -> Any:
+        """Return items by users, weighted; float64, for the sums."""
+        counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
+        lengths = np.diff(matrix.indptr)
+        weighted = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        if self.weighting == "degree":
+            weighted.data /= np.sqrt(lengths[rows] * counts[matrix.indices])
+        elif self.weighting == "tfidf":
+            weighted.data *= np.log1p(matrix.shape[1] / lengths[rows])
+        elif self.weighting == "bm25":
+            span = 0.25 + 0.75 * counts[matrix.indices] / max(counts.mean(), 1e-12)
+            weighted.data *= np.log1p(matrix.shape[1] / lengths[rows]) * 2.2 / (weighted.data + 1.2 * span)
+        if self.similarity == "pearson":
+            weighted.data -= (np.bincount(weighted.indices, weighted.data, len(counts)) / np.maximum(counts, 1))[
+                weighted.indices
+            ]
+        return weighted.T.tocsr()
+
+    def _nearest(self, columns: Any, counts: npt.NDArray[Any]) -> Any:
+        """Keep the best of every row of the item-to-item matrix, a block of rows at a time."""
+        items, squares = columns.shape[0], np.asarray(columns.multiply(columns).sum(axis=1)).ravel()
+        binary = sp.csr_matrix((np.ones(columns.nnz), columns.indices, columns.indptr), columns.shape)
+        others, binary_others = columns.T.tocsr(), binary.T.tocsr()
+        step, parts = max(1, _BLOCK_ENTRIES // max(items, 1)), []
+        for start in range(0, items, step):
+            rows = np.arange(start, min(start + step, items))
+            product = (columns[rows] @ others).tocsr()
+            support = (binary[rows] @ binary_others).tocsr() if self._needs_support else None
+            if support is not None:
+                product, support = _aligned(product, support)
+            values = self._similarities(product, support, squares, counts, rows)
+            parts.append(_best_of_rows(values, product, rows, self.neighbors))
+        found = sp.vstack(parts, format="csr")
+        if self.weighting == "degree":  # of the history's items out, of the scored item in
+            rows = np.repeat(np.arange(items), np.diff(found.indptr))
+            found.data *= np.sqrt(counts[rows] / np.maximum(counts[found.indices], 1))
+        return found.astype(np.float32)
+
+    @property
+    def _needs_support(self) -> bool:
+        scaled = self.shrinkage > 0 and (self.similarity == "euclidean" or self.weighting == "degree")
+        return self.similarity == "jaccard" or scaled
+
+    def _similarities(
+        self, product: Any, support: Any, squares: npt.NDArray[Any], counts: npt.NDArray[Any], rows: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float64]:
+        mine, theirs = np.repeat(rows, np.diff(product.indptr)), product.indices
+        dots, shrink = product.data, self.shrinkage
+        if self.similarity == "jaccard":
+            shared = support.data
+            return np.asarray(shared / (counts[mine] + counts[theirs] - shared + shrink))
+        if self.similarity == "euclidean":
+            distance = np.sqrt(np.maximum(squares[mine] + squares[theirs] - 2 * dots, 0.0))
+            found = 1.0 / (1.0 + distance)
+        elif self.weighting == "degree":
+            found = dots  # columns are normalized already
+        else:
+            return np.asarray(dots / (np.sqrt(squares[mine] * squares[theirs]) + shrink + 1e-12))
+        return np.asarray(found if shrink == 0 else found * support.data / (support.data + shrink))
+
+
+def unit_rows(matrix: Any) -> Any:
+    """Scale the rows of a sparse matrix to unit length; rows of zeros stay."""
+    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    return sp.csr_matrix(sp.diags_array(1.0 / np.maximum(norms, 1e-12)) @ matrix)
+
+
+def _aligned(product: Any, support: Any) -> tuple[Any, Any]:
+    """Give both matrices the pattern of ``support``, of which that of ``product`` is a part."""
+    product.sort_indices()
+    support.sort_indices()
+    width = support.shape[1]
+    keys, wanted = (
+        np.repeat(np.arange(m.shape[0], dtype=np.int64), np.diff(m.indptr)) * width + m.indices
+        for m in (product, support)
+    )
+    data = np.zeros(len(wanted))
+    data[np.searchsorted(wanted, keys)] = product.data
+    return sp.csr_matrix((data, support.indices, support.indptr), support.shape), support
+
+
+def _best_of_rows(values: npt.NDArray[np.float64], product: Any, rows: npt.NDArray[Any], k: int) -> Any:
+    """Keep the ``k`` largest positive entries of each row, ties by column; the diagonal is left out."""
+    mine = np.repeat(np.arange(len(rows)), np.diff(product.indptr))
+    kept = (values > 0) & (product.indices != rows[mine])
+    mine, columns, values = mine[kept], product.indices[kept], values[kept]
+    order = np.lexsort((columns, -values, mine))
+    mine, columns, values = mine[order], columns[order], values[order]
+    starts = np.searchsorted(mine, np.arange(len(rows) + 1))
+    first = np.arange(len(mine)) - starts[mine] < k
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(mine[first], minlength=len(rows)))])
+    best = sp.csr_matrix((values[first], columns[first], indptr), shape=product.shape)
+    best.sort_indices()
+    return best
+
+
+class EASE(ItemModel):
+    """The linear autoencoder in closed form: B = I - P / diag(P), P = (X^T X + regularization I)^-1.
+
+    Parameters
+    ----------
+    regularization : float
+    neighbors : int, optional
+        Keep only so many weights for each item, those of the largest magnitude. The default keeps all.
+    threads : int, optional
+
+    Notes
+    -----
+    Cost: items^3 operations (LAPACK) and 4 * items^2 bytes for an inverse in float32 beyond 8,192 items, 8 * items^2
+    up to there: 41,000 items need 6.7 GB. Fitting raises MemoryError where that cannot be had.
+
+    Reference: Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019).
+    """
+
+    def __init__(
+        self, regularization: float = 100.0, *, neighbors: int | None = None, threads: int | None = None
+    ) -> None:
+        self.regularization = _arrays.real(regularization, argument="regularization", positive=True)
+        self.neighbors = None if neighbors is None else _arrays.whole(neighbors, argument="neighbors", least=1)
+        _arrays.thread_count(threads)
+        self.threads = threads
+
+    def _settings(self) -> dict[str, Any]:
+        return {"regularization": self.regularization, "neighbors": self.neighbors}
+
+    def _learn(self, data: Interactions, item_features: Any) -> Any:
+        if item_features is not None:
+            raise ValueError("item_features: given; expected none: EASE learns from interactions alone")
+        inverse = self._inverse(data.matrix)
+        weights = inverse
+        weights /= -np.diag(inverse)[:, None].copy()  # row i of B^T: column i of B, as P is symmetric
+        np.fill_diagonal(weights, 0.0)
+        if self.neighbors is None:
+            return np.ascontiguousarray(weights, np.float32)
+        return _truncated(weights, self.neighbors)
+
+    def _inverse(self, matrix: Any) -> npt.NDArray[Any]:
+        items, dtype = matrix.shape[1], np.float64 if matrix.shape[1] <= 8192 else np.float32
+        try:
+            gramian = np.zeros((items, items), dtype, order="F")
+        except MemoryError:
+            size = items * items * np.dtype(dtype).itemsize
+            raise MemoryError(f"EASE: {items} items need a dense matrix of {size:,} bytes") from None
+        columns = matrix.T.tocsr().astype(dtype)
+        rows = matrix.astype(dtype)
+        step = max(1, _BLOCK_ENTRIES // max(items, 1))
+        for start in range(0, items, step):
+            gramian[start : start + step] = (columns[start : start + step] @ rows).toarray()
+        gramian.flat[:: items + 1] += self.regularization
+        factor, inverse = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (gramian,))
+        factored, failed = factor(gramian, lower=True, overwrite_a=True, clean=False)
+        if failed:
+            raise FloatingPointError(f"regularization: {self.regularization}; the Gramian is not positive definite")
+        found, failed = inverse(factored, lower=True, overwrite_c=True)
+        if failed:
+            raise FloatingPointError(f"regularization: {self.regularization}; the Gramian cannot be inverted")
+        for start in range(0, items, step):  # mirror the lower triangle
+            stop = min(start + step, items)
+            found[:start, start:stop] = found[start:stop, :start].T
+            block = found[start:stop, start:stop]
+            block[:] = np.tril(block) + np.tril(block, -1).T
+        return np.asarray(found)
+
+
+def _truncated(weights: npt.NDArray[Any], neighbors: int) -> Any:
+    """Keep the entries of the largest magnitude of each row."""
+    items, width = len(weights), min(neighbors, len(weights))
+    columns = np.empty((items, width), np.int32)
+    for start in range(0, items, 512):
+        block = np.abs(weights[start : start + 512])
+        columns[start : start + 512] = np.sort(np.argpartition(-block, width - 1, axis=1)[:, :width], axis=1)
+    data = np.take_along_axis(weights, columns, axis=1).astype(np.float32).ravel()
+    kept = sp.csr_matrix((data, columns.ravel(), np.arange(items + 1) * width), shape=(items, items))
+    kept.eliminate_zeros()
+    return kept
+
+
+__all__ = ["EASE", "ItemKNN", "ItemModel"]
