@@ -185,6 +185,9 @@ def select(
     return _core.select(array, _arrays.whole(k, argument="k", least=1), _arrays.thread_count(threads))
 
 
+_Blend = tuple[Any, Any, Any]
+
+
 class Index:
     """Items that are searched many times: copied and packed once.
 
@@ -316,17 +319,28 @@ class Index:
         )
 
     def search_padded(
-        self, queries: npt.NDArray[np.float32], k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        exclude: _arrays.Pattern | None,
+        allow: Any,
+        deny: Any,
+        *,
+        blend: _Blend | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Search where ``k`` may exceed the number of items and ``exclude`` is a pattern already; for models."""
+        """Search where ``k`` may exceed the number of items and ``exclude`` is a pattern already; for models.
+
+        ``blend`` (CPU only) holds additions, gates and labels of Blend in csrc/core/operations.h, each may be None.
+        """
         state, k = self._state, _arrays.whole(k, argument="k", least=1)
         reachable, mask = min(k, state.present), _arrays.item_mask(allow, deny, state.rows)
+        blended = () if blend is None else ("auto", *blend)
         if reachable == k:
-            return state.search(queries, k, exclude, mask, self._threads)
+            return state.search(queries, k, exclude, mask, self._threads, *blended)
         ids = np.full((len(queries), k), -1)
         scores = np.full((len(queries), k), np.inf if self._metric == "euclidean" else -np.inf, np.float32)
         if reachable:
-            found = state.search(queries, reachable, exclude, mask, self._threads)
+            found = state.search(queries, reachable, exclude, mask, self._threads, *blended)
             ids[:, :reachable], scores[:, :reachable] = found
         return ids, scores
 

@@ -1,0 +1,672 @@
+"""The attention-weighted hybrid scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from salience import _arrays
+from salience.hybrid.attention import (
+    Attention,
+    Lists,
+    item_state,
+    train_linear,
+    train_softmax,
+    user_state,
+)
+from salience.hybrid.components import Collaborative, Component, Content, Prior, as_component
+from salience.hybrid.explanation import HybridExplanation, explain
+from salience.interactions import IdMap, Interactions, as_interactions
+from salience.models import Float32, RankingModel, Recommendations
+from salience.similarity import Index
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Float64 = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
+
+_BATCH = 512  # users whose scores of all items are held at once, in training
+_TOP, _UNIFORM = 100, 400  # competitors of held-out items: the best of each component, and others
+_SMALLEST_DEVIATION = 1e-12
+_DAMPING = 5.0  # of the biases that ratings are relative to, in ratings
+
+
+@dataclass
+class Moments:
+    """Mean and covariance of a component's item vectors over the items that it scores.
+
+    With them the mean and deviation of a user's scores over the catalogue follow in closed form.
+    """
+
+    mean: Float64
+    covariance: Float64
+    items: int
+
+    @classmethod
+    def of(cls, component: Component) -> Moments:
+        """Compute them."""
+        vectors = component.item_vectors[component.item_available].astype(np.float64)
+        if len(vectors) == 0:
+            width = component.item_vectors.shape[1]
+            return cls(np.zeros(width), np.zeros((width, width)), 0)
+        mean = vectors.mean(axis=0)
+        return cls(mean, vectors.T @ vectors / len(vectors) - np.outer(mean, mean), len(vectors))
+
+
+@dataclass
+class Voices:
+    """What one component says for n users, ready to be weighted.
+
+    Attributes
+    ----------
+    vectors : shape (n, width)
+    additions : CSR matrix of shape (n, items), or None
+    mean, deviation : shape (n,)
+        Of the scores over the items that the component scores; 0 and 1 where scores are not standardized.
+    available : shape (n,)
+    """
+
+    vectors: Float32
+    additions: Any
+    mean: Float64
+    deviation: Float64
+    available: BoolArray
+
+
+class HybridScorer(RankingModel):
+    """Scores that mix components by attention: what the crowd, the content and the history say, weighted per user.
+
+    Components are fitted, their scores standardized over the catalogue, and weighted by an attention that is learned
+    on interactions that were held out from the components. All of it folds into one inner product (and sparse
+    additions), so that recommending costs about what a factor model of the same width costs, and is exact.
+
+    Parameters
+    ----------
+    components : sequence of Component or models
+        :class:`Collaborative`, :class:`Content`, :class:`History`, :class:`Prior`; several of a kind make an ensemble.
+        Bare models stand for the component that fits: ALS, ItemKNN or EASE, Popularity.
+    attention : {"linear", "softmax", "fixed"}
+        "linear": weights are linear in the user's state (feature-weighted stacking); convex. "softmax": a gate on the
+        states of user and item, over the components that are available. "fixed": ``weights`` for everybody.
+    weights : sequence of float, optional
+        For "fixed": one for each component. Without, they are learned, the same for everybody.
+    standardize : bool
+        Whether scores are brought to mean 0 and deviation 1 for each user before they are weighted. False with fixed
+        weights is the classic formula a1 r1 + a2 r2 + a3 r3; always False for ratings.
+    objective : {"ranking", "rating"}
+        What attention is trained for. With "rating", which needs an explicit ALS among the components, scores predict
+        ratings; other components then see ratings relative to biases of user and item.
+    held_out : float
+        Share of the interactions that each round of training holds out.
+    rounds : int
+        Rounds, each with components fitted anew on the rest; at most ``1 / held_out``.
+    most_users : int
+        Users a round that attention is trained on.
+    strength : float
+        Ridge on what departs from weights that are the same for everybody.
+    seed : int
+    threads : int, optional
+
+    Attributes
+    ----------
+    component_names : list of str
+    attention_ : Attention
+        The learned weights.
+    user_map, item_map : IdMap
+        Items that only a component's features know come after those of the interactions.
+
+    Notes
+    -----
+    No interaction trains attention through a component that has seen it. Users without history are scored by what is
+    left: their features in a Collaborative component, and the Prior; items without interactions by content. That needs
+    no special call: components take no part where they are not available.
+
+    Cost of fit: ``rounds + 1`` fits of the components. Cost of recommending: a top-k search as wide as the components
+    together, plus one canonical score for each sparse addition.
+    """
+
+    def __init__(
+        self,
+        components: Sequence[Any],
+        *,
+        attention: Literal["linear", "softmax", "fixed"] = "linear",
+        weights: Sequence[float] | None = None,
+        standardize: bool = True,
+        objective: Literal["ranking", "rating"] = "ranking",
+        held_out: float = 0.2,
+        rounds: int = 2,
+        most_users: int = 3000,
+        strength: float = 1e-3,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        for argument, value, known in (
+            ("attention", attention, ("linear", "softmax", "fixed")),
+            ("objective", objective, ("ranking", "rating")),
+        ):
+            if value not in known:
+                raise ValueError(f"{argument}: {value!r}; expected {' or '.join(map(repr, known))}")
+        if isinstance(components, (str, bytes, dict)) or not hasattr(components, "__len__") or len(components) == 0:
+            raise ValueError(f"components: {_arrays.describe(components)}; expected at least one component")
+        self.components = [as_component(component) for component in components]
+        if attention == "softmax" and not any(isinstance(component, Prior) for component in self.components):
+            self.components.append(Prior())  # there has to be something that is always available
+        _name_apart(self.components)
+        self.attention_kind = attention
+        self.weights = None if weights is None else np.asarray([_weight(weight) for weight in weights])
+        if self.weights is not None and attention != "fixed":
+            raise ValueError(f"weights: given with attention {attention!r}; expected attention='fixed'")
+        if self.weights is not None and len(self.weights) != len(self.components):
+            raise ValueError(f"weights: {len(self.weights)} of them; expected {len(self.components)}")
+        self.objective = objective
+        if objective == "rating" and not any(_is_explicit(component) for component in self.components):
+            raise ValueError("objective: 'rating' without an explicit ALS; expected Collaborative(ALS(feedback='explicit'))")
+        if objective == "rating" and attention == "softmax":
+            raise ValueError("attention: 'softmax' with objective 'rating'; expected 'linear' or 'fixed'")
+        self.standardize = bool(standardize) and objective == "ranking"
+        self.held_out = _arrays.real(held_out, argument="held_out", positive=True)
+        if self.held_out >= 1:
+            raise ValueError(f"held_out: {held_out}; expected a share below 1")
+        self.rounds = _arrays.whole(rounds, argument="rounds", least=1, most=max(1, int(1 / self.held_out)))
+        self.most_users = _arrays.whole(most_users, argument="most_users", least=1)
+        self.strength = _arrays.real(strength, argument="strength")
+        self.seed = _arrays.whole(seed, argument="seed", most=2**63 - 1)
+        _arrays.thread_count(threads)
+        self.threads = threads
+
+    @property
+    def component_names(self) -> list[str]:
+        """Names of the components, in the order of every array over them."""
+        return [component.name for component in self.components]
+
+    # Fitting
+
+    def fit(self, interactions: Any, *, progress: Callable[[int, int], None] | None = None) -> Self:
+        """Fit the components and learn attention.
+
+        Parameters
+        ----------
+        interactions : Interactions or scipy.sparse matrix of users by items
+        progress : callable, optional
+            Called as ``progress(done, total)`` after each fit of the components.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument of the component or scorer.
+        """
+        data = as_interactions(interactions)
+        if len(data) == 0:
+            raise ValueError(f"interactions: {data!r}; expected at least one entry")
+        data = self._with_known_ids(data)
+        trained = self.attention_kind != "fixed" or self.weights is None
+        total = 1 + (self.rounds if trained else 0)
+        attention = Attention.fixed(self.weights) if self.weights is not None else None
+        if trained:
+            attention = self._train(data, lambda done: progress(done, total) if progress is not None else None)
+        assert attention is not None
+        self._adopt(data, self._fitted(data), attention)
+        if progress is not None:
+            progress(total, total)
+        return self
+
+    def _with_known_ids(self, data: Interactions) -> Interactions:
+        """Add the users and items that components know beside those of the interactions."""
+        users, items = data.user_map, data.item_map
+        for component in self.components:
+            extra = component.item_ids()
+            if extra is not None:
+                items = items.joined(IdMap(extra, argument="items"), argument=f"{component.name}: items")
+            extra = component.user_ids()
+            if extra is not None:
+                users = users.joined(IdMap(extra, argument="users"), argument=f"{component.name}: users")
+        if len(users) == len(data.user_map) and len(items) == len(data.item_map):
+            return data
+        indptr = np.append(data.matrix.indptr, np.full(len(users) - data.shape[0], data.matrix.indptr[-1]))
+        matrix = sp.csr_matrix((data.matrix.data, data.matrix.indices, indptr), shape=(len(users), len(items)))
+        return Interactions(matrix, users, items, data.times)
+
+    def _fitted(self, data: Interactions) -> _Fitted:
+        return _Fitted([component.fresh() for component in self.components], data, self.standardize, self.objective)
+
+    def _train(self, data: Interactions, report: Callable[[int], None]) -> Attention:
+        """Learn attention on interactions that the components have not seen."""
+        order = np.random.default_rng([self.seed, 1]).permutation(len(data))
+        size = max(1, int(self.held_out * len(data)))
+        parts = []
+        for number in range(self.rounds):
+            mask = np.zeros(len(data), bool)
+            mask[order[number * size : (number + 1) * size]] = True
+            if mask.all():
+                raise ValueError(f"interactions: {len(data)} entries; expected enough to hold some out")
+            fitted = self._fitted(data.select(~mask))
+            parts.append(held_out_lists(fitted, data.select(mask), self.most_users, self.seed + number))
+            report(number + 1)
+        lists = Lists.joined(parts)
+        if self.attention_kind == "softmax":
+            return train_softmax(lists, strength=self.strength)
+        attention = train_linear(lists, strength=self.strength, state=self.attention_kind == "linear")
+        attention.kind = self.attention_kind
+        return attention
+
+    def _adopt(self, data: Interactions, fitted: _Fitted, attention: Attention) -> None:
+        self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
+        self._parts, self.attention_ = fitted, attention
+        self._serving = _Serving(fitted, attention, self.threads)
+
+    # Serving
+
+    def recommend(
+        self,
+        users: Any,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Any = None,
+        deny: Any = None,
+        interactions: Any = None,
+    ) -> Recommendations:
+        """Rank items for users, exactly; parameters as in :meth:`RankingModel.recommend`, and more.
+
+        Parameters
+        ----------
+        users : array, shape (n,)
+            Ids that the model does not know are users of whom nothing is known, but for ``interactions``.
+        interactions : scipy.sparse matrix or Interactions, shape (n, items), optional
+            Histories to recommend from in place of those of training, one row for each of ``users``.
+        """
+        self._require_fitted()
+        rows = self.user_map.find(users, argument="users")
+        histories = self._histories(rows, interactions)
+        exclude = (histories.indptr.astype(np.int64), histories.indices.astype(np.int32)) if exclude_seen else None
+        found, scores = self._serving.search(
+            *self._voices(rows, histories, given=interactions is not None), histories, k, exclude,
+            self._item_filter(allow, "allow"), self._item_filter(deny, "deny"),
+        )  # fmt: skip
+        names = np.asarray(self.user_map.ids_of(rows))
+        if (rows < 0).any():
+            names = np.asarray(users)
+        return Recommendations(self.item_map.ids_of(found), found, scores, names)
+
+    def score(self, users: Any, items: Any, *, interactions: Any = None) -> Float32:
+        """Score pairs: ``users[n]`` with ``items[n]``; float32, shape (n,). Users as in :meth:`recommend`."""
+        self._require_fitted()
+        rows = self.user_map.find(users, argument="users")
+        wanted = self.item_map.rows(items, argument="items")
+        if len(rows) != len(wanted):
+            raise ValueError(f"items: {len(wanted)} of them; expected one for each of the {len(rows)} users")
+        out = np.empty(len(rows), np.float32)
+        histories = self._histories(rows, interactions)
+        given = interactions is not None
+        distinct, where = (np.arange(len(rows)),) * 2 if given else np.unique(rows, return_inverse=True)
+        first = distinct if given else np.searchsorted(np.sort(where), np.arange(len(distinct)))
+        order = np.argsort(where, kind="stable")
+        for start in range(0, len(distinct), 4096):
+            chosen = order[first[start : start + 4096]]
+            pairs = order[first[start] : first[start + 4096] if start + 4096 < len(first) else len(rows)]
+            part = histories[chosen]
+            voices = self._voices(rows[chosen], part, given=given)
+            out[pairs] = self._serving.pairs(*voices, part, where[pairs] - start, wanted[pairs])
+        return out
+
+    def _histories(self, rows: Rows, interactions: Any) -> Any:
+        """Return the histories to score from, one for each user; empty for users who are not known."""
+        if interactions is not None:
+            matrix = as_interactions(interactions).matrix
+            if matrix.shape != (len(rows), len(self.item_map)):
+                raise ValueError(
+                    f"interactions: shape {matrix.shape}; expected {(len(rows), len(self.item_map))}: a row for each user"
+                )
+            return matrix
+        if (rows >= 0).all():
+            return self._seen.matrix[rows]
+        known = self._seen.matrix[np.maximum(rows, 0)]
+        keep = sp.diags_array((rows >= 0).astype(np.float32))
+        found = sp.csr_matrix(keep @ known)
+        found.eliminate_zeros()
+        return found
+
+    def _voices(self, rows: Rows, histories: Any, *, given: bool) -> tuple[list[Voices], Float64]:
+        known = rows if not given and (rows >= 0).all() else None
+        if known is not None or given or (rows < 0).all():
+            return self._parts.voices(histories, known)
+        return _merged(rows, [self._parts.voices(histories[part], rows[part] if stored else None)
+                              for stored, part in ((True, rows >= 0), (False, rows < 0))])  # fmt: skip
+
+    def attention(self, users: Any, *, interactions: Any = None) -> Float64:
+        """Return how much each component counts for users, shape (n, components); rows sum to 1 in magnitude.
+
+        Softmax: at an item of average state for which all components are available.
+        """
+        self._require_fitted()
+        rows = self.user_map.find(users, argument="users")
+        histories = self._histories(rows, interactions)
+        voices, state = self._voices(rows, histories, given=interactions is not None)
+        available = np.column_stack([voice.available for voice in voices])
+        weights = self.attention_.user_weights(state, available)
+        if self.attention_.kind == "softmax":
+            weights = np.exp(weights)
+        return np.asarray(weights / np.maximum(np.abs(weights).sum(axis=1, keepdims=True), 1e-300))
+
+    def explain(self, user: Any, item: Any, *, interactions: Any = None) -> HybridExplanation:
+        """Split a score into what components, past items and features add to it, exactly.
+
+        Parameters
+        ----------
+        user, item : ids
+        interactions : scipy.sparse matrix or Interactions, shape (1, items), optional
+            The history to explain from in place of the user's.
+        """
+        self._require_fitted()
+        rows = self.user_map.find(np.asarray([user]), argument="user")
+        wanted = int(self.item_map.rows(np.asarray([item]), argument="item")[0])
+        history = self._histories(rows, interactions)
+        voices, state = self._voices(rows, history, given=interactions is not None)
+        known = int(rows[0]) if interactions is None and rows[0] >= 0 else None
+        return explain(self, user, item, wanted, history, known, voices, state)
+
+    def save(self, path: Any) -> None:
+        """Write the scorer with its components; see :meth:`load`."""
+        from salience.hybrid import _files
+
+        _files.save(self, path)
+
+    @classmethod
+    def load(cls, path: Any) -> Self:
+        """Read what :meth:`save` wrote; ValueError where the file is damaged or another model's."""
+        from salience.hybrid import _files
+
+        return _files.load(cls, path)
+
+
+def _weight(weight: Any) -> float:
+    number = float(weight)
+    if not np.isfinite(number):
+        raise ValueError(f"weights: {weight}; expected finite numbers")
+    return number
+
+
+def _is_explicit(component: Component) -> bool:
+    return isinstance(component, Collaborative) and getattr(component.model, "feedback", None) == "explicit"
+
+
+def _name_apart(components: list[Component]) -> None:
+    """Number the names that come twice."""
+    seen: dict[str, int] = {}
+    for place, component in enumerate(components):
+        seen[component.name] = seen.get(component.name, 0) + 1
+        if seen[component.name] > 1:
+            components[place] = twin = component.fresh()
+            twin.name = f"{component.name}_{seen[component.name]}"
+
+
+def _merged(rows: Rows, halves: list[tuple[list[Voices], Float64]]) -> tuple[list[Voices], Float64]:
+    """Put together what was said for known users and for others."""
+    order = np.argsort(np.concatenate([np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)]), kind="stable")
+
+    def join(parts: list[Any]) -> Any:
+        return np.concatenate(parts)[order]
+
+    voices = []
+    for known, other in zip(halves[0][0], halves[1][0], strict=True):
+        additions = None
+        if known.additions is not None:
+            additions = sp.csr_matrix(sp.vstack([known.additions, other.additions], format="csr")[order])
+        voices.append(Voices(join([known.vectors, other.vectors]), additions, join([known.mean, other.mean]),
+                             join([known.deviation, other.deviation]), join([known.available, other.available])))  # fmt: skip
+    return voices, join([half[1] for half in halves])
+
+
+class _Fitted:
+    """Components fitted on one set of interactions, with what standardizes their scores."""
+
+    def __init__(self, components: list[Component], data: Interactions, standardize: bool, objective: str) -> None:
+        self.components, self.data, self.standardize = components, data, standardize
+        self.biases = Biases.of(data) if objective == "rating" else None
+        relative = data if self.biases is None else self.biases.relative(data)
+        for component in components:
+            component.fit(data if self._takes_values(component) else relative)
+        self._describe()
+
+    def _describe(self) -> None:
+        self.moments = [Moments.of(component) for component in self.components]
+        self.item_counts = np.bincount(self.data.matrix.indices, minlength=self.data.shape[1])
+        self.log_popularity = np.log1p(self.item_counts)
+        self.item_available = np.column_stack([component.item_available for component in self.components])
+        places = [n for n, component in enumerate(self.components) if component.item_vectors.shape[1] > 1]
+        content = [n for n in places if isinstance(self.components[n], Content)]
+        self.describing = (content or places or [None])[0]  # whose vectors tell how coherent a history is
+
+    def _takes_values(self, component: Component) -> bool:
+        return self.biases is None or isinstance(component, (Collaborative, Prior))
+
+    def voices(self, histories: Any, rows: Rows | None) -> tuple[list[Voices], Float64]:
+        """Return what every component says for users, and the users' state."""
+        relative = histories if self.biases is None else self.biases.relative_histories(histories, rows)
+        voices = []
+        for component, moments in zip(self.components, self.moments, strict=True):
+            mine = histories if self._takes_values(component) else relative
+            voices.append(self._voice(component, moments, mine, rows))
+        return voices, user_state(histories, self.log_popularity, self._coherence(histories))
+
+    def _voice(self, component: Component, moments: Moments, histories: Any, rows: Rows | None) -> Voices:
+        vectors, additions = component.user_vectors(histories, rows), component.additions(histories)
+        available = component.user_available(histories, rows)
+        mean, deviation = np.zeros(len(vectors)), np.ones(len(vectors))
+        if self.standardize:
+            wide = vectors.astype(np.float64)
+            mean = wide @ moments.mean
+            variance = np.einsum("nd,nd->n", wide @ moments.covariance, wide)
+            if additions is not None:
+                sums = np.asarray(additions.sum(axis=1, dtype=np.float64)).ravel() / max(moments.items, 1)
+                squares = additions.multiply(additions).sum(axis=1, dtype=np.float64)
+                mean, variance = mean + sums, variance + np.asarray(squares).ravel() / max(moments.items, 1) - sums**2
+            deviation = np.sqrt(np.maximum(variance, 0.0))
+            available = available & (deviation > _SMALLEST_DEVIATION * (1.0 + np.abs(mean)))
+            mean, deviation = np.where(available, mean, 0.0), np.where(available, deviation, 1.0)
+        return Voices(vectors, additions, mean, deviation, available)
+
+    def _coherence(self, histories: Any) -> Float64:
+        """Return the length of the mean of a history's vectors, which are brought to length 1."""
+        if self.describing is None:
+            return np.zeros(histories.shape[0])
+        if not hasattr(self, "_directions"):
+            vectors = self.components[self.describing].item_vectors
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            self._directions = np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)
+        binary = sp.csr_matrix((np.ones(histories.nnz, np.float32), histories.indices, histories.indptr), histories.shape)
+        lengths = np.maximum(np.diff(histories.indptr), 1)
+        return np.asarray(np.linalg.norm(binary @ self._directions, axis=1) / lengths, np.float64)
+
+    def standardized(self, voices: list[Voices], chosen: slice) -> Float32:
+        """Return all items' standardized scores for some of the users, shape (n, items, components)."""
+        parts = []
+        for component, voice, available in zip(self.components, voices, self.item_available.T, strict=True):
+            scores = voice.vectors[chosen] @ component.item_vectors.T
+            if voice.additions is not None:
+                scores = scores + voice.additions[chosen].toarray()
+            scores = (scores - voice.mean[chosen, None]) / voice.deviation[chosen, None]
+            parts.append(np.where(available & voice.available[chosen, None], scores, 0.0))
+        return np.stack(parts, axis=2).astype(np.float32)
+
+
+@dataclass
+class Biases:
+    """What ratings are relative to: mean, item bias and user bias, damped."""
+
+    mean: float
+    users: Float64
+    items: Float64
+
+    @classmethod
+    def of(cls, data: Interactions) -> Biases:
+        """Compute them in closed form, items first."""
+        values, columns = data.matrix.data.astype(np.float64), data.matrix.indices
+        mean = float(values.mean())
+        counts = np.bincount(columns, minlength=data.shape[1])
+        items = np.bincount(columns, values - mean, data.shape[1]) / (counts + _DAMPING)
+        biases = cls(mean, np.zeros(data.shape[0]), items)
+        biases.users = biases._of_users(data.matrix)
+        return biases
+
+    def _of_users(self, matrix: Any) -> Float64:
+        counts = np.diff(matrix.indptr)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        rest = matrix.data - self.mean - self.items[matrix.indices]
+        return np.asarray(np.bincount(rows, rest, len(counts)) / (counts + _DAMPING))
+
+    def relative_histories(self, histories: Any, rows: Rows | None) -> Any:
+        """Subtract them from the values of histories."""
+        users = self._of_users(histories) if rows is None else self.users[rows]
+        values = histories.data - self.mean - self.items[histories.indices]
+        values -= np.repeat(users, np.diff(histories.indptr))
+        return sp.csr_matrix((values.astype(np.float32), histories.indices, histories.indptr), histories.shape)
+
+    def relative(self, data: Interactions) -> Interactions:
+        """Subtract them from all values."""
+        matrix = self.relative_histories(data.matrix, np.arange(data.shape[0]))
+        return Interactions(matrix, data.user_map, data.item_map, data.times)
+
+
+def held_out_lists(fitted: _Fitted, held_out: Interactions, most_users: int, seed: int) -> Lists:
+    """Make lists of held-out items and their competitors, with the scores of components that have not seen them."""
+    random = np.random.default_rng([seed, 2])
+    users = np.flatnonzero(np.diff(held_out.matrix.indptr))
+    if len(users) > most_users:
+        users = np.sort(random.choice(users, most_users, replace=False))
+    histories = fitted.data.matrix[users]
+    voices, state = fitted.voices(histories, users)
+    user_available = np.column_stack([voice.available for voice in voices])
+    states = item_state(fitted.item_counts)
+    draw = _rated if fitted.biases is not None else _competing
+    parts = []
+    for start in range(0, len(users), _BATCH):
+        chosen = slice(start, start + _BATCH)
+        scores = fitted.standardized(voices, chosen)
+        for n, user in enumerate(users[chosen]):
+            items, targets, log_weights = draw(held_out.matrix[[user]], histories[[start + n]], scores[n], random)
+            available = fitted.item_available[items] & user_available[start + n]
+            count = held_out.matrix.indptr[user + 1] - held_out.matrix.indptr[user]
+            parts.append((scores[n, items], available, states[items], targets, log_weights, len(items), count))
+    columns = list(zip(*parts, strict=True))
+    return Lists(
+        np.concatenate(columns[0]), np.concatenate(columns[1]), state, np.concatenate(columns[2]),
+        np.concatenate([[0], np.cumsum(columns[5])]), np.array(columns[6]), np.concatenate(columns[4]),
+        np.concatenate(columns[3]) if fitted.biases is not None else None,
+    )  # fmt: skip
+
+
+def _rated(held_out: Any, history: Any, scores: Float32, random: Any) -> tuple[Any, Any, Float32]:
+    """Take the held-out ratings themselves."""
+    return held_out.indices, held_out.data, np.zeros(held_out.nnz, np.float32)
+
+
+def _competing(held_out: Any, history: Any, scores: Float32, random: np.random.Generator) -> tuple[Any, Any, Float32]:
+    """Take held-out items, the best other items of each component, and a weighted sample of the rest."""
+    items = len(scores)
+    taken = np.zeros(items, bool)
+    taken[history.indices] = taken[held_out.indices] = True
+    reach = min(_TOP, items)
+    best = np.unique(np.argpartition(-scores, reach - 1, axis=0)[:reach])
+    best = best[~taken[best]]
+    taken[best] = True
+    sample = np.unique(random.integers(0, items, _UNIFORM))
+    sample = sample[~taken[sample]]
+    rest = items - np.count_nonzero(taken)
+    log_weights = np.zeros(held_out.nnz + len(best) + len(sample), np.float32)
+    if len(sample):
+        log_weights[-len(sample) :] = np.log(rest / len(sample))
+    return np.concatenate([held_out.indices, best, sample]), None, log_weights
+
+
+class _Serving:
+    """Components and attention folded into one search."""
+
+    def __init__(self, fitted: _Fitted, attention: Attention, threads: int | None) -> None:
+        self.fitted, self.attention = fitted, attention
+        available = fitted.item_available
+        logits = attention.item_logits(item_state(fitted.item_counts), available)
+        self.gated = attention.kind == "softmax"
+        self.factor = np.exp(logits).astype(np.float32) if self.gated else available.astype(np.float32)
+        blocks = [
+            component.item_vectors * self.factor[:, n, None] for n, component in enumerate(fitted.components)
+        ]
+        items = np.ascontiguousarray(np.hstack([*blocks, self.factor]), np.float32)
+        # Items with alike gates lie together, so that the scan can rule out whole blocks of them.
+        self.order = np.lexsort(logits.T[::-1]) if self.gated else None
+        self.place = None if self.order is None else np.argsort(self.order)
+        priors = [n for n, component in enumerate(fitted.components) if isinstance(component, Prior)]
+        self.first = priors[0] if priors else 0  # always available: the gates never add up to 0
+        self.items = items if self.order is None else np.ascontiguousarray(items[self.order])
+        self.index = Index.borrow(self.items, threads=threads)
+
+    def weights(self, voices: list[Voices], state: Float64) -> Float64:
+        """Return the weights of users (softmax: numerators), shape (n, components)."""
+        available = np.column_stack([voice.available for voice in voices])
+        weights = self.attention.user_weights(state, available)
+        return np.exp(weights) if self.gated else weights
+
+    def queries(self, voices: list[Voices], state: Float64) -> tuple[Float32, Any, Float32 | None]:
+        """Return query vectors, additions (columns are items) and the gates of users."""
+        weights = self.weights(voices, state)
+        scaled = self.attention.scale * weights / np.column_stack([voice.deviation for voice in voices])
+        offsets = -scaled * np.column_stack([voice.mean for voice in voices])
+        blocks = [voice.vectors * scaled[:, n, None] for n, voice in enumerate(voices)]
+        additions = None
+        for n, voice in enumerate(voices):
+            if voice.additions is None:
+                continue
+            mine = voice.additions.copy()
+            mine.data = (mine.data * np.repeat(scaled[:, n], np.diff(mine.indptr)) * self.factor[mine.indices, n])
+            additions = mine if additions is None else additions + mine
+        gates = np.ascontiguousarray(weights, np.float32) if self.gated else None
+        return np.ascontiguousarray(np.hstack([*blocks, offsets]), np.float32), additions, gates
+
+    def search(
+        self, voices: list[Voices], state: Float64, histories: Any, k: int, exclude: _arrays.Pattern | None,
+        allow: Any, deny: Any,
+    ) -> tuple[Rows, Float32]:  # fmt: skip
+        """Return item rows and scores of the k best, padded."""
+        queries, additions, gates = self.queries(voices, state)
+        mask = _arrays.item_mask(allow, deny, len(self.items))
+        if self.place is not None:
+            mask = None if mask is None else np.ascontiguousarray(mask[self.order])
+            exclude = None if exclude is None else (exclude[0], self.place[exclude[1]].astype(np.int32))
+            if additions is not None:
+                additions = sp.csr_matrix((additions.data, self.place[additions.indices], additions.indptr), additions.shape)
+        entries = None
+        if additions is not None:
+            additions.sort_indices()
+            pattern = additions.indptr.astype(np.int64), additions.indices.astype(np.int32)
+            entries = pattern, np.ascontiguousarray(additions.data, np.float32)
+        columns = np.roll(np.arange(self.factor.shape[1]), -self.first)  # one that is always available first
+        both = None
+        if gates is not None:
+            ordered = self.factor[self.order][:, columns]
+            both = np.ascontiguousarray(gates[:, columns]), np.ascontiguousarray(ordered)
+        return self.index.search_padded(queries, k, exclude, mask, None, blend=(entries, both, self.order))
+
+    def pairs(self, voices: list[Voices], state: Float64, histories: Any, users: Rows, items: Rows) -> Float32:
+        """Score pairs of positions among the users and item rows."""
+        queries, additions, gates = self.queries(voices, state)
+        rows = items if self.place is None else self.place[items]
+        out = np.empty(len(users), np.float32)
+        for start in range(0, len(users), 65536):
+            part = slice(start, start + 65536)
+            scores = np.einsum("nd,nd->n", queries[users[part]].astype(np.float64), self.items[rows[part]].astype(np.float64))
+            if additions is not None:
+                scores = scores + np.asarray(additions[users[part], items[part]]).ravel()
+            if gates is not None:
+                scores = scores / np.einsum("nc,nc->n", gates[users[part]].astype(np.float64), self.factor[items[part]])
+            out[part] = scores
+        return out
+
+
+__all__ = ["HybridScorer"]
