@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 _INITIAL_SCALE = 0.1
 _DEFAULTS = {  # by feedback; chosen by benchmarks/quality/als_defaults.py on validation data
-    "implicit": {"unobserved_weight": 0.1, "regularization": 3.0, "regularization_exponent": 0.0, "epochs": 10},
-    "explicit": {"unobserved_weight": 0.0, "regularization": 1.0, "regularization_exponent": 0.5, "epochs": 10},
+    "implicit": {"regularization": 0.011, "regularization_exponent": 1.0, "epochs": 8},
+    "explicit": {"regularization": 1.0, "regularization_exponent": 0.5, "epochs": 10},
 }
+_UNOBSERVED_SHARE = 14.0  # by default all pairs together weigh so many times what the observed weigh
 
 
 class ALS(VectorModel):
@@ -56,10 +57,11 @@ class ALS(VectorModel):
     ----------
     factors : int
     feedback : {"implicit", "explicit"}
-    alpha : float
-        Weight of an observation of value 1 (implicit).
-    unobserved_weight : float
-        Weight of the pull of every pair towards 0 (implicit).
+    alpha : float, optional
+        Weight of an observation of value 1 (implicit). Default: the reciprocal of the mean magnitude of the values.
+    unobserved_weight : float, optional
+        Weight of the pull of every pair towards 0 (implicit). Default: that with which all pairs together weigh 14
+        times what the observed ones do, so that neither the unit of the values nor the sparsity of the data matters.
     regularization, regularization_exponent : float, optional
     epochs : int, optional
         One epoch updates all users, then all items.
@@ -127,7 +129,7 @@ class ALS(VectorModel):
         factors: int = 64,
         *,
         feedback: Literal["implicit", "explicit"] = "implicit",
-        alpha: float = 1.0,
+        alpha: float | None = None,
         unobserved_weight: float | None = None,
         regularization: float | None = None,
         regularization_exponent: float | None = None,
@@ -152,7 +154,6 @@ class ALS(VectorModel):
             if value not in known:
                 raise ValueError(f"{argument}: {value!r}; expected {' or '.join(map(repr, known))}")
         given = {
-            "unobserved_weight": 0.0 if feedback == "explicit" else unobserved_weight,
             "regularization": regularization,
             "regularization_exponent": regularization_exponent,
             "epochs": epochs,
@@ -160,8 +161,12 @@ class ALS(VectorModel):
         chosen = {name: _DEFAULTS[feedback][name] if value is None else value for name, value in given.items()}
         self.factors = _arrays.whole(factors, argument="factors", least=1, most=4096)
         self.feedback = feedback
-        self.alpha = _arrays.real(alpha, argument="alpha", positive=True)
-        self.unobserved_weight = _arrays.real(chosen["unobserved_weight"], argument="unobserved_weight")
+        # What is not given follows from the data, in fit.
+        self._given_alpha = None if alpha is None else _arrays.real(alpha, argument="alpha", positive=True)
+        self._given_weight = 0.0 if feedback == "explicit" else unobserved_weight
+        if self._given_weight is not None:
+            self._given_weight = _arrays.real(self._given_weight, argument="unobserved_weight")
+        self.alpha, self.unobserved_weight = self._given_alpha or 1.0, self._given_weight or 0.0
         self.regularization = _arrays.real(chosen["regularization"], argument="regularization")
         self.regularization_exponent = _arrays.real(
             chosen["regularization_exponent"], argument="regularization_exponent"
@@ -284,6 +289,7 @@ class ALS(VectorModel):
         patience = _arrays.whole(patience, argument="patience", least=1)
         every = _arrays.whole(checkpoint_every, argument="checkpoint_every", least=1)
         previous = self._previous() if warm_start else None
+        self._settle_weights(data)
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
         self.mean_ = float(data.matrix.data.mean(dtype=np.float64)) if self._explicit else 0.0
         state = self._start(data, features, previous)
@@ -300,6 +306,17 @@ class ALS(VectorModel):
                 report(run.epoch, self.epochs)
         run.finish()
         return self
+
+    def _settle_weights(self, data: Interactions) -> None:
+        """Derive the weights that were not given from the data."""
+        if self._explicit:
+            return
+        size = float(np.abs(data.matrix.data).mean(dtype=np.float64)) or 1.0
+        self.alpha = 1.0 / size if self._given_alpha is None else self._given_alpha
+        if self._given_weight is not None:
+            return
+        pairs = float(np.count_nonzero(np.diff(data.matrix.indptr))) * len(np.unique(data.matrix.indices))
+        self.unobserved_weight = _UNOBSERVED_SHARE * self.alpha * size * len(data) / pairs
 
     def _previous(self) -> tuple[Any, Any, Float32, Float32]:
         self._require_fitted()
@@ -589,10 +606,10 @@ class ALS(VectorModel):
         return np.ascontiguousarray(vectors[:, : self.factors])
 
     def _settings(self) -> dict[str, Any]:
-        names = ("factors", "feedback", "alpha", "unobserved_weight", "regularization", "regularization_exponent",
-                 "epochs", "solver", "steps", "tolerance", "block", "relaxation", "nonnegative",
-                 "feature_regularization", "seed")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        names = ("factors", "feedback", "regularization", "regularization_exponent", "epochs", "solver", "steps",
+                 "tolerance", "block", "relaxation", "nonnegative", "feature_regularization", "seed")  # fmt: skip
+        given = {"alpha": self._given_alpha, "unobserved_weight": self._given_weight}
+        return {**given, **{name: getattr(self, name) for name in names}}
 
     def save(self, path: str | Path) -> None:
         """Write the model, its ids and what users have seen; see :meth:`load`."""
@@ -607,7 +624,10 @@ class ALS(VectorModel):
             "user_weights": self.user_feature_weights_, "item_weights": self.item_feature_weights_,
         }  # fmt: skip
         tensors.update({name: array for name, array in optional.items() if array is not None})
-        metadata = {"settings": self._settings(), "mean": self.mean_, "best_epoch": self.best_epoch_}
+        metadata = {
+            "settings": self._settings(), "mean": self.mean_, "best_epoch": self.best_epoch_,
+            "weights": [self.alpha, self.unobserved_weight],
+        }  # fmt: skip
         _storage.save_tensors(path, tensors, kind="ALS", metadata=metadata)
 
     @classmethod
@@ -618,6 +638,7 @@ class ALS(VectorModel):
         model._seen = _storage.unpack_interactions("seen", tensors)
         model.user_map, model.item_map = model._seen.user_map, model._seen.item_map
         model.mean_, model.best_epoch_ = metadata["mean"], metadata["best_epoch"]
+        model.alpha, model.unobserved_weight = metadata["weights"]
         model.loss_history_, model.residual_history_, model.validation_history_ = (
             tensors[name].tolist() for name in ("loss", "residual", "validation")
         )

@@ -254,3 +254,19 @@ def test_rating_error_on_movielens(data_folder):
     test = data.select(held_out)
     predicted = np.clip(model.score(test.users[test.rows], test.items[test.matrix.indices]), 0.5, 5)
     assert np.sqrt(np.mean((predicted - test.matrix.data) ** 2)) < 0.89
+
+
+def test_weights_that_are_not_given_follow_from_the_data():
+    matrix = ratings(seed=11, implicit=True)
+    scaled = matrix.copy()
+    scaled.data *= 1000
+    wide = sp.vstack([sp.hstack([matrix, sp.csr_matrix((matrix.shape[0], 50))]), sp.csr_matrix((30, matrix.shape[1] + 50))])
+    model, thousandfold, padded = (ALS(8, epochs=2).fit(m) for m in (matrix, scaled, wide.tocsr()))
+    assert model.alpha == pytest.approx(1 / matrix.data.mean())
+    observed = model.alpha * matrix.data.sum()
+    pairs = np.count_nonzero(np.diff(matrix.indptr)) * len(np.unique(matrix.indices))
+    assert model.unobserved_weight * pairs == pytest.approx(14 * observed)
+    assert np.allclose(thousandfold.user_factors_, model.user_factors_, rtol=1e-4, atol=1e-6)
+    assert padded.unobserved_weight == pytest.approx(model.unobserved_weight)
+    again = model.fit(scaled)
+    assert again.alpha == pytest.approx(thousandfold.alpha)

@@ -75,7 +75,7 @@ def test_dislikes_lower_scores():
     plain[0, item] = 0
     disliked = plain.copy()
     disliked[0, item] = -3
-    models = [ALS(8, regularization=0.1, regularization_exponent=0).fit(m.tocsr()) for m in (plain, disliked)]
+    models = [ALS(8, unobserved_weight=0.1, regularization=0.1, regularization_exponent=0).fit(m.tocsr()) for m in (plain, disliked)]
     before, after = (model.score([0], [item])[0] for model in models)
     assert after < 0.5 * before
 
@@ -96,8 +96,8 @@ def test_fold_in_gives_what_training_left_to_the_bit(feedback, nonnegative):
 @pytest.mark.parametrize(("feedback", "nonnegative"), KINDS)
 def test_folded_in_items_solve_their_systems(feedback, nonnegative):
     matrix = rated(seed=4)
-    model = ALS(8, feedback=feedback, nonnegative=nonnegative, epochs=4, regularization=0.3,
-                regularization_exponent=0.5).fit(matrix)  # fmt: skip
+    model = ALS(8, feedback=feedback, nonnegative=nonnegative, epochs=4, alpha=1.0, unobserved_weight=0.1,
+                regularization=0.3, regularization_exponent=0.5).fit(matrix)  # fmt: skip
     found = model.fold_in_items(matrix[:, :7])
     users = model.user_factors_.astype(np.float64)
     if feedback == "explicit":
@@ -148,8 +148,9 @@ def test_the_loss_with_features_is_the_objective(feedback):
     matrix, features, *_ = clusters()
     matrix.data *= np.random.default_rng(0).integers(1, 5, matrix.nnz)
     model = ALS(
-        6, feedback=feedback, epochs=12, regularization=0.5, regularization_exponent=0.0, feature_regularization=2.0
-    )
+        6, feedback=feedback, epochs=12, alpha=1.0, unobserved_weight=0.1, regularization=0.5,
+        regularization_exponent=0.0, feature_regularization=2.0,
+    )  # fmt: skip
     seen = []
 
     def objective(epoch, current):
@@ -181,8 +182,10 @@ def test_user_features_carry_another_domain_over():
     known, newcomers = np.arange(60), np.arange(60, 80)
     masked = films.tolil()
     masked[newcomers] = 0
-    domain = ALS(8, regularization=1.0).fit(books)
-    model = ALS(8, regularization=1.0, regularization_exponent=0, feature_regularization=0.1)
+    domain = ALS(8).fit(books)
+    model = ALS(
+        8, unobserved_weight=0.1, regularization=1.0, regularization_exponent=0.0, feature_regularization=0.1
+    )
     model.fit(masked.tocsr(), user_features=domain.user_factors_)
     scores = model.user_factors_[newcomers] @ model.item_factors_.T
     own = group[newcomers][:, None] == film_group
