@@ -193,6 +193,22 @@ def unpack_ids(prefix: str, tensors: Tensors) -> IdMap:
     return IdMap(np.array(names, dtype=object))
 
 
+def pack_matrix(prefix: str, matrix: Any) -> Tensors:
+    """Turn a dense array or CSR matrix into arrays."""
+    if not sp.issparse(matrix):
+        return {prefix: np.asarray(matrix)}
+    parts = {name: getattr(matrix, name) for name in ("data", "indices", "indptr")}
+    return {f"{prefix}.{name}": part for name, part in {**parts, "shape": np.array(matrix.shape)}.items()}
+
+
+def unpack_matrix(prefix: str, tensors: Tensors) -> Any:
+    """Undo :func:`pack_matrix`; None where there is none."""
+    if prefix in tensors or f"{prefix}.data" not in tensors:
+        return tensors.get(prefix)
+    parts = tuple(tensors[f"{prefix}.{name}"] for name in ("data", "indices", "indptr"))
+    return sp.csr_matrix(parts, shape=tuple(tensors[f"{prefix}.shape"].tolist()))
+
+
 def pack_interactions(prefix: str, data: Interactions) -> Tensors:
     """Turn interactions into arrays."""
     tensors = {

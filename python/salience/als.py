@@ -614,10 +614,21 @@ class ALS(VectorModel):
     def save(self, path: str | Path) -> None:
         """Write the model, its ids and what users have seen; see :meth:`load`."""
         self._require_fitted()
+        tensors, metadata = self._packed()
+        tensors.update(_storage.pack_interactions("seen", self._seen))
+        _storage.save_tensors(path, tensors, kind="ALS", metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote; ValueError where the file is damaged or another model's."""
+        tensors, metadata = _storage.load_tensors(path, kind="ALS")
+        return cls._unpacked(tensors, metadata, _storage.unpack_interactions("seen", tensors))
+
+    def _packed(self) -> tuple[_storage.Tensors, dict[str, Any]]:
+        """Return what was learned, without the interactions."""
         tensors = {
             "users": self._users, "items": self._items, "loss": np.array(self.loss_history_),
             "residual": np.array(self.residual_history_), "validation": np.array(self.validation_history_),
-            **_storage.pack_interactions("seen", self._seen),
         }  # fmt: skip
         optional = {
             "spectrum": self._spectrum, "user_prior": self._user_prior,
@@ -628,15 +639,13 @@ class ALS(VectorModel):
             "settings": self._settings(), "mean": self.mean_, "best_epoch": self.best_epoch_,
             "weights": [self.alpha, self.unobserved_weight],
         }  # fmt: skip
-        _storage.save_tensors(path, tensors, kind="ALS", metadata=metadata)
+        return tensors, metadata
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote; ValueError where the file is damaged or another model's."""
-        tensors, metadata = _storage.load_tensors(path, kind="ALS")
+    def _unpacked(cls, tensors: _storage.Tensors, metadata: dict[str, Any], seen: Interactions) -> Self:
+        """Undo :meth:`_packed`."""
         model = cls(**metadata["settings"])
-        model._seen = _storage.unpack_interactions("seen", tensors)
-        model.user_map, model.item_map = model._seen.user_map, model._seen.item_map
+        model._seen, model.user_map, model.item_map = seen, seen.user_map, seen.item_map
         model.mean_, model.best_epoch_ = metadata["mean"], metadata["best_epoch"]
         model.alpha, model.unobserved_weight = metadata["weights"]
         model.loss_history_, model.residual_history_, model.validation_history_ = (

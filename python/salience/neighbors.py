@@ -131,28 +131,26 @@ class ItemModel(BlockModel):
     def save(self, path: str | Path) -> None:
         """Write the model, its ids and what users have seen; see :meth:`load`."""
         self._require_fitted()
-        tensors = _storage.pack_interactions("seen", self._seen)
-        if sp.issparse(self.similarity_):
-            for name in ("data", "indices", "indptr"):
-                tensors[f"similarity.{name}"] = getattr(self.similarity_, name)
-        else:
-            tensors["similarity"] = self.similarity_
-        kind = type(self).__name__
-        _storage.save_tensors(path, tensors, kind=kind, metadata={"settings": self._settings()})
+        tensors, metadata = self._packed()
+        tensors.update(_storage.pack_interactions("seen", self._seen))
+        _storage.save_tensors(path, tensors, kind=type(self).__name__, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what :meth:`save` wrote; ValueError where the file is damaged or another model's."""
         tensors, metadata = _storage.load_tensors(path, kind=cls.__name__)
+        return cls._unpacked(tensors, metadata, _storage.unpack_interactions("seen", tensors))
+
+    def _packed(self) -> tuple[_storage.Tensors, dict[str, Any]]:
+        """Return what was learned, without the interactions."""
+        return _storage.pack_matrix("similarity", self.similarity_), {"settings": self._settings()}
+
+    @classmethod
+    def _unpacked(cls, tensors: _storage.Tensors, metadata: dict[str, Any], seen: Interactions) -> Self:
+        """Undo :meth:`_packed`."""
         model = cls(**metadata["settings"])
-        model._seen = _storage.unpack_interactions("seen", tensors)
-        model.user_map, model.item_map = model._seen.user_map, model._seen.item_map
-        items = len(model.item_map)
-        if "similarity" in tensors:
-            model.similarity_ = tensors["similarity"]
-        else:
-            parts = tuple(tensors[f"similarity.{name}"] for name in ("data", "indices", "indptr"))
-            model.similarity_ = sp.csr_matrix(parts, shape=(items, items))
+        model._seen, model.user_map, model.item_map = seen, seen.user_map, seen.item_map
+        model.similarity_ = _storage.unpack_matrix("similarity", tensors)
         return model
 
 

@@ -254,14 +254,12 @@ class Content(Component):
         if not hasattr(self, "_reduced"):  # the same for every part of the data
             self._reduced = reduced(self.features, self.rank, self.seed)
         vectors, self._map = self._reduced
+        self._place_rows(data)
         if self.ids is None:
             self.item_vectors = vectors
         else:
-            rows = data.item_map.rows(self.ids, argument="items")
             self.item_vectors = np.zeros((data.shape[1], vectors.shape[1]), np.float32)
-            self.item_vectors[rows] = vectors
-            self._rows_of_features = np.full(data.shape[1], -1)
-            self._rows_of_features[rows] = np.arange(len(rows))
+            self.item_vectors[self._rows_of_features >= 0] = vectors[self._rows_of_features[self._rows_of_features >= 0]]
         self.item_available = np.asarray((self.item_vectors != 0).any(axis=1))
         if not self.item_available.any():
             raise ValueError("item_features: zeros alone; expected features of at least one item")
@@ -275,6 +273,13 @@ class Content(Component):
         elif self.user_map == "mlp":
             self._regressor = Regressor.trained(data.matrix, self.item_vectors, self.hidden, self.seed)
         return self
+
+    def _place_rows(self, data: Interactions) -> None:
+        """Find the features of every item; -1 for items without."""
+        self._rows_of_features = np.arange(data.shape[1])
+        if self.ids is not None:
+            self._rows_of_features = np.full(data.shape[1], -1)
+            self._rows_of_features[data.item_map.rows(self.ids, argument="items")] = np.arange(len(self.ids))
 
     def _weights(self, histories: Any) -> Any:
         """Return the weight of every past item, a CSR matrix like ``histories``: value times share of attention."""
@@ -320,7 +325,7 @@ class Content(Component):
 
     def feature_parts(self, history: Any, item: int, row: int | None) -> dict[Any, float]:
         """Return what each feature of the item adds, exactly: the SVD is undone."""
-        feature_row = item if self.ids is None else int(self._rows_of_features[item])
+        feature_row = int(self._rows_of_features[item])
         if feature_row < 0:
             return {}
         user = self.user_vectors(history, None)[0].astype(np.float64)

@@ -234,7 +234,8 @@ class HybridScorer(RankingModel):
         return Interactions(matrix, users, items, data.times)
 
     def _fitted(self, data: Interactions) -> _Fitted:
-        return _Fitted([component.fresh() for component in self.components], data, self.standardize, self.objective)
+        components = [component.fresh() for component in self.components]
+        return _Fitted(components, data, self.standardize, self.objective).fit()
 
     def _train(self, data: Interactions, report: Callable[[int], None]) -> Attention:
         """Learn attention on interactions that the components have not seen."""
@@ -430,12 +431,17 @@ class _Fitted:
     def __init__(self, components: list[Component], data: Interactions, standardize: bool, objective: str) -> None:
         self.components, self.data, self.standardize = components, data, standardize
         self.biases = Biases.of(data) if objective == "rating" else None
-        relative = data if self.biases is None else self.biases.relative(data)
-        for component in components:
-            component.fit(data if self._takes_values(component) else relative)
-        self._describe()
+        self._directions: Float32 | None = None
 
-    def _describe(self) -> None:
+    def fit(self) -> Self:
+        """Fit the components."""
+        relative = self.data if self.biases is None else self.biases.relative(self.data)
+        for component in self.components:
+            component.fit(self.data if self._takes_values(component) else relative)
+        return self.describe()
+
+    def describe(self) -> Self:
+        """Derive what scores are standardized with from the fitted components."""
         self.moments = [Moments.of(component) for component in self.components]
         self.item_counts = np.bincount(self.data.matrix.indices, minlength=self.data.shape[1])
         self.log_popularity = np.log1p(self.item_counts)
@@ -443,6 +449,7 @@ class _Fitted:
         places = [n for n, component in enumerate(self.components) if component.item_vectors.shape[1] > 1]
         content = [n for n in places if isinstance(self.components[n], Content)]
         self.describing = (content or places or [None])[0]  # whose vectors tell how coherent a history is
+        return self
 
     def _takes_values(self, component: Component) -> bool:
         return self.biases is None or isinstance(component, (Collaborative, Prior))
@@ -477,7 +484,7 @@ class _Fitted:
         """Return the length of the mean of a history's vectors, which are brought to length 1."""
         if self.describing is None:
             return np.zeros(histories.shape[0])
-        if not hasattr(self, "_directions"):
+        if self._directions is None:
             vectors = self.components[self.describing].item_vectors
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             self._directions = np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)

@@ -1,0 +1,132 @@
+"""A hybrid scorer as one file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from salience import _storage
+from salience.als import ALS
+from salience.hybrid._features import FeatureMap, Regressor
+from salience.hybrid.attention import Attention, Scaling
+from salience.hybrid.components import Collaborative, Component, Content, History, Prior
+from salience.interactions import Interactions
+from salience.models import Popularity
+from salience.neighbors import EASE, ItemKNN
+
+_MODELS: dict[str, Any] = {"ALS": ALS, "ItemKNN": ItemKNN, "EASE": EASE, "Popularity": Popularity}
+_SCALINGS = ("mean", "deviation", "low", "high")
+
+
+def save(scorer: Any, path: Any) -> None:
+    """Write a fitted scorer."""
+    scorer._require_fitted()
+    tensors = _storage.pack_interactions("seen", scorer._seen)
+    components = []
+    for number, component in enumerate(scorer._parts.components):
+        parts, metadata = _pack_component(component)
+        tensors.update({f"{number}.{name}": tensor for name, tensor in parts.items()})
+        components.append(metadata)
+    attention = scorer.attention_
+    tensors.update({"theta": attention.theta, "phi": attention.phi})
+    for side in ("users", "items"):
+        scaling = getattr(attention, side)
+        tensors.update({f"{side}.{name}": getattr(scaling, name) for name in _SCALINGS})
+    settings = {name: getattr(scorer, name) for name in
+                ("standardize", "objective", "held_out", "rounds", "most_users", "strength", "seed")}  # fmt: skip
+    settings["attention"] = scorer.attention_kind
+    settings["weights"] = None if scorer.weights is None else scorer.weights.tolist()
+    metadata = {"settings": settings, "components": components, "kind": attention.kind, "scale": attention.scale}
+    _storage.save_tensors(path, tensors, kind="HybridScorer", metadata=metadata)
+
+
+def load(cls: Any, path: Any) -> Any:
+    """Read what :func:`save` wrote."""
+    from salience.hybrid.scorer import _Fitted
+
+    tensors, metadata = _storage.load_tensors(path, kind="HybridScorer")
+    data = _storage.unpack_interactions("seen", tensors)
+    components = []
+    for number, held in enumerate(metadata["components"]):
+        prefix = f"{number}."
+        parts = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        components.append(_unpack_component(parts, held, data))
+    scorer = cls(components, **metadata["settings"])
+    scalings = [Scaling(*(tensors[f"{side}.{name}"] for name in _SCALINGS)) for side in ("users", "items")]
+    attention = Attention(metadata["kind"], tensors["theta"], tensors["phi"], metadata["scale"], *scalings)
+    fitted = _Fitted(components, data, scorer.standardize, scorer.objective).describe()
+    scorer._adopt(data, fitted, attention)
+    return scorer
+
+
+def _pack_component(component: Component) -> tuple[_storage.Tensors, dict[str, Any]]:
+    tensors: _storage.Tensors = {}
+    metadata: dict[str, Any] = {"component": type(component).__name__, "name": component.name}
+    for name in ("item_features", "user_features", "features", "item_vectors", "item_available", "_past", "_solve"):
+        held = getattr(component, name, None)
+        if held is not None:
+            tensors.update(_storage.pack_matrix(name, held))
+    model = getattr(component, "model", None)
+    if model is not None:
+        kind = type(model).__name__
+        if kind not in _MODELS:
+            raise TypeError(f"components: {component.name} holds a {kind}; expected one of {', '.join(_MODELS)} to save")
+        parts, packed = ({}, {}) if kind == "Popularity" else model._packed()
+        tensors.update({f"model.{name}": tensor for name, tensor in parts.items()})
+        metadata["model"] = {"kind": kind, **packed}
+    if isinstance(component, Content):
+        names = ("user_map", "temperature", "ridge", "hidden", "rank", "seed", "feature_names")
+        metadata["settings"] = {name: getattr(component, name) for name in names}
+        tensors.update({f"reduced.{n}": array for n, array in enumerate([component._reduced[0], component._map.basis])
+                        if array is not None})  # fmt: skip
+        if component.ids is not None:
+            tensors.update(_storage.pack_ids("ids", _storage.IdMap(component.ids)))
+        if component._regressor is not None:
+            for name in ("weights", "biases"):
+                tensors.update({f"{name}.{n}": part for n, part in enumerate(getattr(component._regressor, name))})
+    elif isinstance(component, History):
+        metadata["settings"] = {"rank": component.rank}
+    elif isinstance(component, Prior):
+        metadata["settings"] = {"half_life": component.half_life}
+    elif not isinstance(component, Collaborative):
+        raise TypeError(f"components: {type(component).__name__}; expected components of this package to save")
+    return tensors, metadata
+
+
+def _unpack_component(tensors: _storage.Tensors, metadata: dict[str, Any], data: Interactions) -> Component:
+    def matrix(name: str) -> Any:
+        return _storage.unpack_matrix(name, tensors)
+
+    kind, settings, component = metadata["component"], metadata.get("settings", {}), None
+    if kind == "Content":
+        ids = _storage.unpack_ids("ids", tensors).ids if any(name.startswith("ids.") for name in tensors) else None
+        component = Content(matrix("features"), items=ids, name=metadata["name"], **settings)
+        component._map = FeatureMap(tensors.get("reduced.1"))
+        component._reduced = tensors["reduced.0"], component._map
+        component._solve, component._regressor = matrix("_solve"), None
+        component._place_rows(data)
+        if "weights.0" in tensors:
+            component._regressor = Regressor(*(tuple(tensors[f"{name}.{n}"] for n in (0, 1)) for name in ("weights", "biases")))  # type: ignore[arg-type]
+    elif kind == "Prior":
+        component = Prior(name=metadata["name"], **settings)
+    elif kind in ("Collaborative", "History"):
+        held = metadata["model"]
+        parts = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        model = _MODELS[held["kind"]]
+        fitted = model().fit(data) if held["kind"] == "Popularity" else model._unpacked(parts, held, data)
+        features = matrix("item_features")
+        if kind == "History":
+            component = History(fitted, item_features=features, name=metadata["name"], **settings)
+            component._past = matrix("_past")
+        else:
+            component = Collaborative(
+                fitted, item_features=features, user_features=matrix("user_features"), name=metadata["name"]
+            )
+    if component is None:
+        raise ValueError(f"path: a component of kind {kind!r}; expected one of this package")
+    component.item_vectors, component.item_available = tensors["item_vectors"], tensors["item_available"].astype(bool)
+    return component
+
+
+__all__ = ["load", "save"]
