@@ -244,7 +244,7 @@ class ItemKNN(ItemModel):
         items, squares = columns.shape[0], np.asarray(columns.multiply(columns).sum(axis=1)).ravel()
         binary = sp.csr_matrix((np.ones(columns.nnz), columns.indices, columns.indptr), columns.shape)
         others, binary_others = columns.T.tocsr(), binary.T.tocsr()
-        step, parts = max(1, _BLOCK_ENTRIES // max(items, 1)), []
+        step, parts, threads = max(1, _BLOCK_ENTRIES // max(items, 1)), [], _arrays.thread_count(self.threads)
         for start in range(0, items, step):
             rows = np.arange(start, min(start + step, items))
             product = (columns[rows] @ others).tocsr()
@@ -252,7 +252,7 @@ class ItemKNN(ItemModel):
             if support is not None:
                 product, support = _aligned(product, support)
             values = self._similarities(product, support, squares, counts, rows)
-            parts.append(_best_of_rows(values, product, rows, self.neighbors))
+            parts.append(_best_of_rows(values, product, rows, self.neighbors, threads))
         found = sp.vstack(parts, format="csr")
         if self.weighting == "degree":  # of the history's items out, of the scored item in
             rows = np.repeat(np.arange(items), np.diff(found.indptr))
@@ -302,19 +302,18 @@ def _aligned(product: Any, support: Any) -> tuple[Any, Any]:
     return sp.csr_matrix((data, support.indices, support.indptr), support.shape), support
 
 
-def _best_of_rows(values: npt.NDArray[np.float64], product: Any, rows: npt.NDArray[Any], k: int) -> Any:
+def _best_of_rows(
+    values: npt.NDArray[np.float64], product: Any, rows: npt.NDArray[Any], k: int, threads: int
+) -> Any:
     """Keep the ``k`` largest positive entries of each row, ties by column; the diagonal is left out."""
-    mine = np.repeat(np.arange(len(rows)), np.diff(product.indptr))
-    kept = (values > 0) & (product.indices != rows[mine])
-    mine, columns, values = mine[kept], product.indices[kept], values[kept]
-    order = np.lexsort((columns, -values, mine))
-    mine, columns, values = mine[order], columns[order], values[order]
-    starts = np.searchsorted(mine, np.arange(len(rows) + 1))
-    first = np.arange(len(mine)) - starts[mine] < k
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(mine[first], minlength=len(rows)))])
-    best = sp.csr_matrix((values[first], columns[first], indptr), shape=product.shape)
-    best.sort_indices()
-    return best
+    block = sp.csr_matrix((values, product.indices, product.indptr), product.shape).toarray()
+    block[np.arange(len(rows)), rows] = 0.0
+    columns, best = _core.select(block, min(k, product.shape[1]), threads)
+    kept = best > 0
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    found = sp.csr_matrix((best[kept], columns[kept].astype(np.int32), indptr), shape=product.shape)
+    found.sort_indices()
+    return found
 
 
 class EASE(ItemModel):

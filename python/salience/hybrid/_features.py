@@ -74,7 +74,7 @@ class Regressor:
         if len(inputs) < 10:
             raise ValueError("user_map: 'mlp' with fewer than 10 interactions of users with two; expected more data")
         model = MLPRegressor(
-            (hidden,), activation="relu", solver="adam", alpha=1e-4, early_stopping=True, max_iter=60,
+            hidden_layer_sizes=(hidden,), activation="relu", solver="adam", alpha=1e-4, early_stopping=True, max_iter=60,
             n_iter_no_change=4, random_state=seed,
         )  # fmt: skip
         import warnings
