@@ -23,6 +23,7 @@ _CHECKSUMS = {
     "citeulike-t/cf-train-10-users.dat": "5c459068b822f9889909e784592d2f3d1a387c7cac1a8dd919afc526c32dfdc7",
     "citeulike-t/cf-test-10-users.dat": "bbe490d0ef560c59e74416160c053c4ce90788d1b6e76f650a78131a2c7f9249",
     "ml-latest-small/movies.csv": "43d1736d3c688eb5b7856473c36d86a1c345676cab256c91720c1f6984d263b5",
+    "ml-latest-small/tags.csv": "ba8789ec2e7894bcb29a1762b2f9fb34bad7f288be6b4d8388e86af2138d430e",
     "ml-latest-small/ratings.csv": "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
 }
 
@@ -58,6 +59,48 @@ def movielens_titles(folder: str | Path | None = None) -> dict[int, str]:
     """Load the title of every movie of ml-latest-small, by movie id."""
     with _checked("ml-latest-small/movies.csv", folder).open(encoding="utf-8", newline="") as file:
         return {int(row["movieId"]): row["title"] for row in csv.DictReader(file)}
+
+
+def movielens_features(
+    movies: npt.ArrayLike, folder: str | Path | None = None, *, before: float | None = None
+) -> tuple[npt.NDArray[np.float32], sp.csr_matrix, list[str], list[str]]:
+    """Load genres and tags of movies of ml-latest-small.
+
+    Parameters
+    ----------
+    movies : array of int, shape (n,)
+        Movie ids, in the order of the rows wanted: ``interactions.items``.
+    before : float, optional
+        Only tags that were given before this time, in seconds since 1970.
+
+    Returns
+    -------
+    genres : array of float32, shape (n, genres)
+        1 where a movie has the genre.
+    tags : CSR matrix of float32, shape (n, tags)
+        How often a movie was given the tag, in lower case.
+    genre_names, tag_names : list of str
+    """
+    rows = {int(movie): row for row, movie in enumerate(np.asarray(movies))}
+    with _checked("ml-latest-small/movies.csv", folder).open(encoding="utf-8", newline="") as file:
+        listed = [(int(line["movieId"]), line["genres"].split("|")) for line in csv.DictReader(file)]
+    with _checked("ml-latest-small/tags.csv", folder).open(encoding="utf-8", newline="") as file:
+        given = [(int(line["movieId"]), line["tag"].strip().lower()) for line in csv.DictReader(file)
+                 if before is None or float(line["timestamp"]) < before]  # fmt: skip
+    genre_pairs = [(movie, genre) for movie, genres in listed for genre in genres if not genre.startswith("(")]
+    (genres, genre_names), (tags, tag_names) = (_counted(pairs, rows) for pairs in (genre_pairs, given))
+    return genres.toarray(), tags, genre_names, tag_names
+
+
+def _counted(pairs: list[tuple[int, str]], rows: dict[int, int]) -> tuple[sp.csr_matrix, list[str]]:
+    """Count pairs of movie and name, for movies that have a row."""
+    names = sorted({name for _, name in pairs})
+    columns = {name: column for column, name in enumerate(names)}
+    known = [(rows[movie], columns[name]) for movie, name in pairs if movie in rows]
+    where = np.array(known, np.int64).reshape(-1, 2).T
+    counts = sp.csr_matrix((np.ones(len(known), np.float32), tuple(where)), shape=(len(rows), len(names)))
+    counts.sum_duplicates()
+    return counts, names
 
 
 def _lists(path: Path, shape: tuple[int, int], *, counted: bool) -> Interactions:

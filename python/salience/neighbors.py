@@ -40,6 +40,7 @@ class ItemModel(BlockModel):
     """
 
     similarity_: Any
+    binary = False
 
     def _learn(self, data: Interactions, item_features: Any) -> Any:
         raise NotImplementedError
@@ -64,11 +65,17 @@ class ItemModel(BlockModel):
         data = as_interactions(interactions)
         if len(data) == 0:
             raise ValueError(f"interactions: {data!r}; expected at least one entry")
-        self.similarity_ = self._learn(data, as_features(item_features, data.shape[1], "item_features"))
+        shown = Interactions(self._valued(data.matrix), data.user_map, data.item_map, data.times)
+        self.similarity_ = self._learn(shown, as_features(item_features, data.shape[1], "item_features"))
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
         if progress is not None:
             progress(1, 1)
         return self
+
+    def _valued(self, histories: Any) -> Any:
+        """Return histories with the values that count."""
+        values = np.ones(histories.nnz, np.float32) if self.binary else histories.data
+        return sp.csr_matrix((values, histories.indices, histories.indptr), histories.shape)
 
     def score_histories(self, histories: Any) -> Any:
         """Score all items for histories.
@@ -85,7 +92,7 @@ class ItemModel(BlockModel):
         self._require_fitted()
         if histories.shape[1] != len(self.item_map):
             raise ValueError(f"histories: shape {histories.shape}; expected {len(self.item_map)} columns")
-        scores = sp.csr_matrix(histories, dtype=np.float32) @ self._transposed()
+        scores = self._valued(sp.csr_matrix(histories, dtype=np.float32)) @ self._transposed()
         return scores if sp.issparse(scores) else np.asarray(scores, np.float32)
 
     def _transposed(self) -> Any:
@@ -121,7 +128,7 @@ class ItemModel(BlockModel):
         history = self._seen.matrix[[u]]
         weights = self.similarity_[[i]]
         weights = weights.toarray()[0] if sp.issparse(weights) else weights[0]
-        parts = history.data * weights[history.indices]
+        parts = self._valued(history).data * weights[history.indices]
         order = np.argsort(-parts, kind="stable")
         return self.item_map.ids[history.indices[order]], parts[order].astype(np.float32)
 
@@ -173,6 +180,8 @@ class ItemKNN(ItemModel):
     feature_weight : float
         Item features of unit length, where ``fit`` is given some, count as so many times the interactions, which
         are brought to unit length too (cosine).
+    binary : bool
+        Count every interaction as 1, whatever its value.
     threads : int, optional
 
     Notes
@@ -191,6 +200,7 @@ class ItemKNN(ItemModel):
         weighting: Weighting = "none",
         shrinkage: float = 0.0,
         feature_weight: float = 1.0,
+        binary: bool = False,
         threads: int | None = None,
     ) -> None:
         for argument, value, known in (
@@ -204,11 +214,12 @@ class ItemKNN(ItemModel):
         self.similarity, self.weighting = similarity, weighting
         self.shrinkage = _arrays.real(shrinkage, argument="shrinkage")
         self.feature_weight = _arrays.real(feature_weight, argument="feature_weight")
+        self.binary = bool(binary)
         _arrays.thread_count(threads)
         self.threads = threads
 
     def _settings(self) -> dict[str, Any]:
-        names = ("neighbors", "similarity", "weighting", "shrinkage", "feature_weight")
+        names = ("neighbors", "similarity", "weighting", "shrinkage", "feature_weight", "binary")
         return {name: getattr(self, name) for name in names}
 
     def _learn(self, data: Interactions, item_features: Any) -> Any:
@@ -324,6 +335,8 @@ class EASE(ItemModel):
     regularization : float
     neighbors : int, optional
         Keep only so many weights for each item, those of the largest magnitude. The default keeps all.
+    binary : bool
+        Count every interaction as 1, whatever its value.
     threads : int, optional
 
     Notes
@@ -335,15 +348,21 @@ class EASE(ItemModel):
     """
 
     def __init__(
-        self, regularization: float = 100.0, *, neighbors: int | None = None, threads: int | None = None
+        self,
+        regularization: float = 100.0,
+        *,
+        neighbors: int | None = None,
+        binary: bool = False,
+        threads: int | None = None,
     ) -> None:
         self.regularization = _arrays.real(regularization, argument="regularization", positive=True)
         self.neighbors = None if neighbors is None else _arrays.whole(neighbors, argument="neighbors", least=1)
+        self.binary = bool(binary)
         _arrays.thread_count(threads)
         self.threads = threads
 
     def _settings(self) -> dict[str, Any]:
-        return {"regularization": self.regularization, "neighbors": self.neighbors}
+        return {"regularization": self.regularization, "neighbors": self.neighbors, "binary": self.binary}
 
     def _learn(self, data: Interactions, item_features: Any) -> Any:
         if item_features is not None:

@@ -113,7 +113,7 @@ class Memory(Component):
 
 def test_attention_never_hears_a_component_on_what_it_has_seen(catalogue):
     data, features = catalogue
-    model = HybridScorer([Memory(), Content(features), Popularity()])
+    model = HybridScorer([Memory(), Content(features), Popularity()], attention="linear")
     random = np.random.default_rng(1)
     mask = random.random(len(data)) < 0.3
     fitted = model._fitted(data.select(~mask))
@@ -307,20 +307,23 @@ def loss_of(attention, lists):
     return value
 
 
-def test_the_listwise_loss_is_the_definition():
+@pytest.mark.parametrize("focus", [0.0, 0.25, 1.0])
+def test_the_listwise_loss_is_the_definition(focus):
     lists = drawn_lists()
     scores = np.random.default_rng(1).standard_normal(lists.ends[-1]).astype(np.float32)
-    value, gradient = Loss(lists)(scores)
+    loss = Loss(lists, focus)
+    value, gradient = loss(scores)
     terms = []
     for n, (start, end) in enumerate(zip(lists.ends[:-1], lists.ends[1:], strict=True)):
         logits = scores[start:end].astype(np.float64) + lists.log_weights[start:end]
         partition = np.log(np.exp(logits).sum())
-        terms.append(np.mean(partition - scores[start : start + lists.held_out[n]]))
+        log_share = scores[start : start + lists.held_out[n]] - partition
+        terms.append(np.mean((1 - np.exp(focus * log_share)) / focus if focus else -log_share))
     assert value == pytest.approx(np.mean(terms), rel=1e-5)
     for place in (0, 7, 31):
         moved = scores.astype(np.float64)
         moved[place] += 1e-3
-        slope = (Loss(lists)(moved)[0] - Loss(lists)(scores.astype(np.float64))[0]) / 1e-3
+        slope = (loss(moved)[0] - loss(scores.astype(np.float64))[0]) / 1e-3
         assert slope == pytest.approx(gradient[place], abs=2e-4)
 
 
@@ -352,7 +355,8 @@ BAD = [
     (lambda f: HybridScorer([]), "components"),
     (lambda f: HybridScorer(["als"]), "components: "),
     (lambda f: HybridScorer([ALS(4)], attention="max"), "attention: 'max'"),
-    (lambda f: HybridScorer([ALS(4)], weights=[1.0]), "weights: given with attention 'linear'"),
+    (lambda f: HybridScorer([ALS(4)], weights=[1.0]), "weights: given with attention 'softmax'"),
+    (lambda f: HybridScorer([ALS(4)], focus=2.0), "focus: 2.0"),
     (lambda f: HybridScorer([ALS(4)], attention="fixed", weights=[1.0, 2.0]), "weights: 2 of them; expected 1"),
     (lambda f: HybridScorer([ALS(4)], attention="fixed", weights=[np.nan]), "weights: nan"),
     (lambda f: HybridScorer([ALS(4)], objective="rating"), "objective: 'rating' without an explicit ALS"),
@@ -410,5 +414,5 @@ def test_names_are_told_apart_and_progress_is_reported(catalogue):
     calls = []
     model = HybridScorer([ALS(4, epochs=1), ALS(8, epochs=1), Content(features)], rounds=2, most_users=40)
     model.fit(data, progress=lambda done, total: calls.append((done, total)))
-    assert model.component_names == ["collaborative", "collaborative_2", "content"]
+    assert model.component_names == ["collaborative", "collaborative_2", "content", "popularity"]
     assert calls == [(1, 3), (2, 3), (3, 3)]

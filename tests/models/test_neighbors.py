@@ -134,6 +134,15 @@ def test_recommendations_are_the_brute_force_ranking(make, tmp_path):
     assert similar.scores[0][0] == row.max()
 
 
+def test_binary_models_do_not_see_values():
+    matrix = ratings(8)
+    ones = matrix.copy()
+    ones.data[:] = 1
+    for make in (lambda **options: ItemKNN(7, **options), lambda **options: EASE(5.0, **options)):
+        seen, plain = make(binary=True).fit(matrix), make().fit(ones)
+        assert np.array_equal(seen.recommend(np.arange(60), 9).scores, plain.recommend(np.arange(60), 9).scores)
+
+
 def test_evaluation_asks_for_blocks_of_scores():
     split = splits.random(Interactions.from_csr(ratings(6, 200, 50, 0.2)))
     model = ItemKNN(10).fit(split.train)

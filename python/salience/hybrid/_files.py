@@ -34,7 +34,7 @@ def save(scorer: Any, path: Any) -> None:
         scaling = getattr(attention, side)
         tensors.update({f"{side}.{name}": getattr(scaling, name) for name in _SCALINGS})
     settings = {name: getattr(scorer, name) for name in
-                ("standardize", "objective", "held_out", "rounds", "most_users", "strength", "seed")}  # fmt: skip
+                ("standardize", "objective", "held_out", "rounds", "most_users", "strength", "focus", "seed")}  # fmt: skip
     settings["attention"] = scorer.attention_kind
     settings["weights"] = None if scorer.weights is None else scorer.weights.tolist()
     metadata = {"settings": settings, "components": components, "kind": attention.kind, "scale": attention.scale}
@@ -86,7 +86,7 @@ def _pack_component(component: Component) -> tuple[_storage.Tensors, dict[str, A
             for name in ("weights", "biases"):
                 tensors.update({f"{name}.{n}": part for n, part in enumerate(getattr(component._regressor, name))})
     elif isinstance(component, History):
-        metadata["settings"] = {"rank": component.rank}
+        metadata["settings"] = {"rank": component.rank, "power": component.power}
     elif isinstance(component, Prior):
         metadata["settings"] = {"half_life": component.half_life}
     elif not isinstance(component, Collaborative):

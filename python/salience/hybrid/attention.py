@@ -3,12 +3,12 @@
 With the components' standardized scores z_c(u, i), a score is sum_c w_c z_c:
 
     fixed     w_c given
-    linear    w_c = theta_c . s(u)                                   feature-weighted stacking; convex
+    linear    w_c = theta_c . s(u)                                   feature-weighted stacking
     softmax   w_c = scale * softmax_c(theta_c . s(u) + phi_c . t(i))  over the components that are available
 
 s(u) and t(i) are standardized descriptions with a leading 1 (``user_state`` and ``item_state``). Both are trained on
-lists of a user's held-out items among items that compete with them, by the mean over users of the listwise
-cross-entropy, or for ratings by squared error. See Sill et al., "Feature-weighted linear stacking" (2009), and
+lists of a user's held-out items among items that compete with them, by a listwise loss (:class:`Loss`), or for ratings
+by squared error. See Sill et al., "Feature-weighted linear stacking" (2009), and
 Jacobs et al., "Adaptive mixtures of local experts" (1991).
 """
 
@@ -112,16 +112,21 @@ class Lists:
 
 
 class Loss:
-    """Loss and gradient with respect to the entries' scores."""
+    """Loss and gradient with respect to the entries' scores.
 
-    def __init__(self, lists: Lists) -> None:
-        self.lists = lists
+    Ranking: the mean over users of the mean over their held-out items of (1 - p^focus) / focus, where p is the share of
+    the held-out item in the softmax of its list. As ``focus`` goes to 0 this becomes the cross-entropy -log p; above 0 an
+    item counts by p^focus, so that those within reach of the top matter more than those far down (the generalized
+    cross-entropy of Zhang and Sabuncu, 2018). Ratings: the mean squared error.
+    """
+
+    def __init__(self, lists: Lists, focus: float = 0.0) -> None:
+        self.lists, self.focus = lists, focus
         self.rows = lists.rows
-        count = len(lists.held_out)
         position = np.arange(lists.ends[-1]) - lists.ends[self.rows]
-        self.positive = position < lists.held_out[self.rows]
-        share = 1.0 / (np.maximum(lists.held_out, 1) * max(count, 1))
-        self.share = np.where(self.positive, share[self.rows], 0.0).astype(np.float32)
+        self.held_out = np.flatnonzero(position < lists.held_out[self.rows])
+        counts = np.maximum(lists.held_out, 1) * max(len(lists.held_out), 1)
+        self.shares = 1.0 / counts[self.rows[self.held_out]]
 
     def __call__(self, scores: Float32) -> tuple[float, Float32]:
         """Return the loss and its gradient."""
@@ -129,13 +134,20 @@ class Loss:
             difference = scores - self.lists.targets
             return float(np.mean(difference**2, dtype=np.float64)), 2.0 * difference / max(len(difference), 1)
         logits = scores + self.lists.log_weights
-        starts = self.lists.ends[:-1]
+        starts, mine = self.lists.ends[:-1], self.rows[self.held_out]
         peak = np.maximum.reduceat(logits, starts)
         weights = np.exp(logits - peak[self.rows])
         sums = np.add.reduceat(weights, starts)
-        partition = (np.log(sums) + peak)[self.rows]
-        loss = float(np.sum(self.share * (partition - scores), dtype=np.float64))
-        return loss, weights / (sums * len(starts))[self.rows] - self.share
+        log_share = (scores[self.held_out] - (np.log(sums) + peak)[mine]).astype(np.float64)
+        if self.focus > 0:
+            pull = self.shares * np.exp(self.focus * log_share)
+            loss = float((self.shares - pull).sum() / self.focus)
+        else:
+            pull, loss = self.shares, -float(self.shares @ log_share)
+        together = np.bincount(mine, pull, len(starts))
+        gradient = weights * (together / sums).astype(np.float32)[self.rows]
+        gradient[self.held_out] -= pull.astype(np.float32)
+        return loss, gradient
 
 
 @dataclass
@@ -197,12 +209,13 @@ def _initial_weights(loss: Loss, strength: float) -> Float64:
     return np.asarray(scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", options=_UNTIL).x)
 
 
-def train_linear(lists: Lists, *, strength: float, state: bool = True) -> Attention:
+def train_linear(lists: Lists, *, strength: float, focus: float = 0.0, state: bool = True) -> Attention:
     """Learn weights that are linear in the user's state (without ``state``, the same for everybody).
 
-    ``strength`` times the squares of what departs from the same for everybody is added to the loss: convex.
+    ``strength`` times the squares of what departs from the same for everybody is added to the loss, which is convex
+    where ``focus`` is 0.
     """
-    loss = Loss(lists)
+    loss = Loss(lists, focus)
     components, width = lists.scores.shape[1], lists.users.shape[1]
     users = Scaling.of(lists.users)
     scaled = users.apply(lists.users)
@@ -225,9 +238,9 @@ def train_linear(lists: Lists, *, strength: float, state: bool = True) -> Attent
     return Attention("linear", theta, np.zeros((components, lists.items.shape[1])), users=users)
 
 
-def train_softmax(lists: Lists, *, strength: float) -> Attention:
+def train_softmax(lists: Lists, *, strength: float, focus: float = 0.0) -> Attention:
     """Learn a softmax gate on the states of user and item, from the weights that are best for everybody."""
-    loss = Loss(lists)
+    loss = Loss(lists, focus)
     components, width, depth = lists.scores.shape[1], lists.users.shape[1], lists.items.shape[1]
     users, items = Scaling.of(lists.users), Scaling.of(lists.items)
     scaled_users, scaled_items = users.apply(lists.users), items.apply(lists.items)

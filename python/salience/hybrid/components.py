@@ -346,18 +346,21 @@ class History(Component):
     rank : int, optional
         Replace the item-to-item matrix by its best approximation of this rank, which folds into the inner product:
         cheaper where histories and neighbourhoods are large. By default the sparse scores are added exactly.
+    power : float
+        Sparse scores count by so much of a power: a few of them are far above all others, which below 1 come closer.
     name : str
     """
 
     def __init__(
         self, model: ItemModel | None = None, *, item_features: Any = None, rank: int | None = None,
-        name: str = "history",
+        power: float = 0.5, name: str = "history",
     ) -> None:  # fmt: skip
         model = ItemKNN(weighting="degree") if model is None else model
         if not isinstance(model, ItemModel):
             raise TypeError(f"model: {_arrays.describe(model)}; expected ItemKNN or EASE")
         self.model, self.name, self.item_features = model, name, item_features
         self.rank = None if rank is None else _arrays.whole(rank, argument="rank", least=1)
+        self.power = _arrays.real(power, argument="power", positive=True)
 
     def fresh(self) -> Self:
         """Return an unfitted copy."""
@@ -385,7 +388,7 @@ class History(Component):
         del rows
         if self._past is None:
             return np.zeros((histories.shape[0], 0), np.float32)
-        return np.asarray(sp.csr_matrix(histories, dtype=np.float32) @ self._past, np.float32)
+        return np.asarray(self.model._valued(sp.csr_matrix(histories, dtype=np.float32)) @ self._past, np.float32)
 
     def additions(self, histories: Any) -> Any:
         """Return the sparse scores."""
@@ -393,16 +396,22 @@ class History(Component):
             return None
         scores = sp.csr_matrix(self.model.score_histories(histories), dtype=np.float32)
         scores.sort_indices()
+        if self.power != 1.0:
+            scores.data = np.sign(scores.data) * np.abs(scores.data) ** np.float32(self.power)
         return scores
 
     def parts(self, history: Any, items: Rows, row: int | None) -> Float64 | None:
-        """Return value times weight of each past item."""
+        """Return value times weight of each past item, its share of the powered sum."""
         del row
         if self._past is not None:
             weights = self.item_vectors[items].astype(np.float64) @ self._past[history.indices].T
         else:
             weights = self.model.similarity_[items][:, history.indices].toarray().astype(np.float64)
-        return np.asarray(weights * history.data)
+        parts = np.asarray(weights * self.model._valued(history).data)
+        if self._past is not None or self.power == 1.0:
+            return parts
+        size = np.maximum(np.abs(parts.sum(axis=1, keepdims=True)), 1e-30)
+        return np.asarray(parts * size ** (self.power - 1.0))
 
 
 def _low_rank(weights: Any, rank: int, *, oversampling: int = 16, passes: int = 4) -> tuple[Float32, Float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,9 +93,10 @@ class HybridScorer(RankingModel):
     components : sequence of Component or models
         :class:`Collaborative`, :class:`Content`, :class:`History`, :class:`Prior`; several of a kind make an ensemble.
         Bare models stand for the component that fits: ALS, ItemKNN or EASE, Popularity.
-    attention : {"linear", "softmax", "fixed"}
-        "linear": weights are linear in the user's state (feature-weighted stacking); convex. "softmax": a gate on the
-        states of user and item, over the components that are available. "fixed": ``weights`` for everybody.
+    attention : {"softmax", "linear", "fixed"}
+        "softmax": a gate on the states of user and item, over the components that are available; where none of them is
+        a Prior, one is added. "linear": weights are linear in the user's state (feature-weighted stacking). "fixed":
+        ``weights`` for everybody.
     weights : sequence of float, optional
         For "fixed": one for each component. Without, they are learned, the same for everybody.
     standardize : bool
@@ -102,7 +104,7 @@ class HybridScorer(RankingModel):
         weights is the classic formula a1 r1 + a2 r2 + a3 r3; always False for ratings.
     objective : {"ranking", "rating"}
         What attention is trained for. With "rating", which needs an explicit ALS among the components, scores predict
-        ratings; other components then see ratings relative to biases of user and item.
+        ratings; other components then see ratings relative to biases of user and item, and attention is linear.
     held_out : float
         Share of the interactions that each round of training holds out.
     rounds : int
@@ -111,6 +113,8 @@ class HybridScorer(RankingModel):
         Users a round that attention is trained on.
     strength : float
         Ridge on what departs from weights that are the same for everybody.
+    focus : float
+        From 0, cross-entropy, to 1: how much less held-out items far down the ranking count in training.
     seed : int
     threads : int, optional
 
@@ -136,14 +140,15 @@ class HybridScorer(RankingModel):
         self,
         components: Sequence[Any],
         *,
-        attention: Literal["linear", "softmax", "fixed"] = "linear",
+        attention: Literal["softmax", "linear", "fixed"] = "softmax",
         weights: Sequence[float] | None = None,
         standardize: bool = True,
         objective: Literal["ranking", "rating"] = "ranking",
         held_out: float = 0.2,
         rounds: int = 2,
-        most_users: int = 3000,
-        strength: float = 1e-3,
+        most_users: int = 1000,
+        strength: float = 1e-4,
+        focus: float = 0.25,
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
@@ -156,7 +161,7 @@ class HybridScorer(RankingModel):
         if isinstance(components, (str, bytes, dict)) or not hasattr(components, "__len__") or len(components) == 0:
             raise ValueError(f"components: {_arrays.describe(components)}; expected at least one component")
         self.components = [as_component(component) for component in components]
-        if attention == "softmax" and not any(isinstance(component, Prior) for component in self.components):
+        if attention == "softmax" and objective == "ranking" and not any(isinstance(component, Prior) for component in self.components):
             self.components.append(Prior())  # there has to be something that is always available
         _name_apart(self.components)
         self.attention_kind = attention
@@ -169,7 +174,7 @@ class HybridScorer(RankingModel):
         if objective == "rating" and not any(_is_explicit(component) for component in self.components):
             raise ValueError("objective: 'rating' without an explicit ALS; expected Collaborative(ALS(feedback='explicit'))")
         if objective == "rating" and attention == "softmax":
-            raise ValueError("attention: 'softmax' with objective 'rating'; expected 'linear' or 'fixed'")
+            attention = self.attention_kind = "linear"  # what is added to a rating has no place in a mixture
         self.standardize = bool(standardize) and objective == "ranking"
         self.held_out = _arrays.real(held_out, argument="held_out", positive=True)
         if self.held_out >= 1:
@@ -177,6 +182,9 @@ class HybridScorer(RankingModel):
         self.rounds = _arrays.whole(rounds, argument="rounds", least=1, most=max(1, int(1 / self.held_out)))
         self.most_users = _arrays.whole(most_users, argument="most_users", least=1)
         self.strength = _arrays.real(strength, argument="strength")
+        self.focus = _arrays.real(focus, argument="focus")
+        if self.focus > 1:
+            raise ValueError(f"focus: {focus}; expected 0 to 1")
         self.seed = _arrays.whole(seed, argument="seed", most=2**63 - 1)
         _arrays.thread_count(threads)
         self.threads = threads
@@ -217,6 +225,16 @@ class HybridScorer(RankingModel):
             progress(total, total)
         return self
 
+    def with_weights(self, weights: Sequence[float]) -> Self:
+        """Return a scorer with the same fitted components and fixed weights, one for each component."""
+        self._require_fitted()
+        twin = copy.copy(self)
+        twin.attention_kind, twin.weights = "fixed", np.asarray([_weight(weight) for weight in weights])
+        if len(twin.weights) != len(self.components):
+            raise ValueError(f"weights: {len(twin.weights)} of them; expected {len(self.components)}")
+        twin._adopt(self._seen, self._parts, Attention.fixed(twin.weights))
+        return twin
+
     def _with_known_ids(self, data: Interactions) -> Interactions:
         """Add the users and items that components know beside those of the interactions."""
         users, items = data.user_map, data.item_map
@@ -252,8 +270,8 @@ class HybridScorer(RankingModel):
             report(number + 1)
         lists = Lists.joined(parts)
         if self.attention_kind == "softmax":
-            return train_softmax(lists, strength=self.strength)
-        attention = train_linear(lists, strength=self.strength, state=self.attention_kind == "linear")
+            return train_softmax(lists, strength=self.strength, focus=self.focus)
+        attention = train_linear(lists, strength=self.strength, focus=self.focus, state=self.attention_kind == "linear")
         attention.kind = self.attention_kind
         return attention
 
