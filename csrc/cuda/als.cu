@@ -356,15 +356,13 @@ void HalfStep::iterate_batch(Range rows) {
 template <bool Half>
 void HalfStep::iterate_batch_as(const SegmentArguments& a, const LaunchShape& shape,
                                 const LaunchShape& combining) {
-  constexpr auto prepare = conjugate_segment<Half, Pass::prepare>,
-                 apply = conjugate_segment<Half, Pass::apply>;
   CombineArguments combine{a.conjugate, a.rows, Pass::prepare, false};
-  SALIENCE_LAUNCH(prepare, shape, stream_, a);
+  SALIENCE_LAUNCH((conjugate_segment<Half, Pass::prepare>), shape, stream_, a);
   SALIENCE_LAUNCH(conjugate_combine, combining, stream_, combine);
   combine.pass = Pass::apply;
   for (int64_t step = 1; step <= step_.steps; ++step) {
     combine.last = step == step_.steps;
-    SALIENCE_LAUNCH(apply, shape, stream_, a);
+    SALIENCE_LAUNCH((conjugate_segment<Half, Pass::apply>), shape, stream_, a);
     SALIENCE_LAUNCH(conjugate_combine, combining, stream_, combine);
   }
 }

@@ -4,7 +4,7 @@
 
 #include "core/validate.h"
 #include "cuda/als.h"
-#include "cuda/kernels/als_factors.cuh"
+#include "cuda/kernels/als_features.cuh"
 #include "cuda/kernels/gramian.cuh"
 
 namespace salience::cuda {

@@ -152,7 +152,7 @@ struct SummaryArguments {
   Summary* out;  // one for each block
 };
 
-SALIENCE_DEVICE void join(const Summary& part, Summary& total) {
+SALIENCE_HOST_DEVICE inline void join(const Summary& part, Summary& total) {
   if (part.worst_residual > total.worst_residual) total.worst_residual = part.worst_residual;
   total.sum_residual += part.sum_residual;
   total.data_loss += part.data_loss;

@@ -17,7 +17,7 @@ struct DenseTile {
   float right[kDenseStep][kDensePitch];
 };
 
-inline int64_t dense_tiles(int64_t n) { return (n + kDenseTile - 1) / kDenseTile; }
+SALIENCE_HOST_DEVICE inline int64_t dense_tiles(int64_t n) { return (n + kDenseTile - 1) / kDenseTile; }
 
 // sums[i][j] += over k in [begin, end) of left(k, 4 y + i) right(k, 4 x + j), for the thread at (y, x).
 // Staging reads along the tile where Along is true, else along k.
