@@ -186,7 +186,7 @@ class FeaturePrior:
         weights = self.weights.astype(np.float64)
 
         def apply(matrix: Float64) -> Float64:
-            return self._held.normal(self._strength, matrix) + self.regularization * matrix
+            return np.asarray(self._held.normal(self._strength, matrix) + self.regularization * matrix)
 
         residual = right - apply(weights)
         direction = scale * residual

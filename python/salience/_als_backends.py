@@ -101,10 +101,11 @@ class Host:
             design[:, objective.factors] = 1.0
         dense = None if how.dense is None else objective.unobserved_weight * how.dense
         diagonal = how.diagonal(objective, solution.strides[0] // solution.itemsize)
-        return named(
+        found: dict[str, float] = named(
             how.name, _core.half_step, *rows, design, solution, diagonal, how.ridge, shift=shift, prior=prior,
             dense=dense, block=objective.block, threads=self.threads, **how.settings(objective),
         )  # fmt: skip
+        return found
 
     def ridge_loss(self, ridge: Float32, factors: Matrix, prior: Matrix) -> float:
         """Return sum_i ridge_i |x_i - prior_i|^2."""
@@ -275,9 +276,7 @@ class DeviceFeatures:
         """Return features^T diag(strength) factors."""
         strengths = strength.astype(np.float32)  # exact: a ridge, or 0
         device = self._device
-        return np.asarray(
-            guarded(self._held.multiply_transposed, strengths, factors, self._shape[1], device.workspace)
-        )
+        return np.asarray(guarded(self._held.multiply_transposed, strengths, factors, self._shape[1], device.workspace))
 
     def normal(self, strength: Float64, matrix: Float64) -> Float64:
         """Return features^T diag(strength) features matrix, the inner product rounded to float32."""
@@ -359,9 +358,10 @@ class Sizes:
         """Measure users' and items' observations, and features where there are any."""
         given = [part for part in features if part is not None]
         return cls(
-            *(len(part.indptr) - 1 for part in observed), len(observed[0].indices),
-            max(int(part.counts.max(initial=0)) for part in observed),
-            sum(part.nnz if sp.issparse(part) else part.size for part in given), len(given), copies,
+            users=len(observed[0].indptr) - 1, items=len(observed[1].indptr) - 1, entries=len(observed[0].indices),
+            longest=max(int(part.counts.max(initial=0)) for part in observed),
+            features=sum(part.nnz if sp.issparse(part) else part.size for part in given), priors=len(given),
+            copies=copies,
         )  # fmt: skip
 
 
