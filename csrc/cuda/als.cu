@@ -3,8 +3,8 @@
 //
 // The rows of a block lie in the order of their number of observations. The shortest go to the exact solvers
 // where the solver asks for it; the others to conjugate gradients, in launches whose rows differ in length by
-// at most a factor of two, down to those that are cut into segments. Nothing of this depends on the machine
-// but the length from which rows are cut (by its shared memory) and the batches of these.
+// at most a factor of two, up to those that are cut into segments. What a row comes to depends on itself, the
+// shared memory of the GPU and the workspace alone, not on the rows beside it.
 #include <algorithm>
 #include <limits>
 
@@ -149,6 +149,19 @@ class HalfStep {
   Status solve_again_exactly();
 
   int64_t count(int64_t n) const { return counts_[static_cast<size_t>(n)]; }
+  // Rows that end at `end` and go with the longest of them to one launch. Bounds are powers of two, and
+  // decide how a block is laid out.
+  struct Bucket {
+    int64_t begin;
+    int64_t bound;    // observations that a row of the bucket may have
+    int64_t longest;  // and those that one has
+  };
+  Bucket bucket_of(Range rows) const {
+    const int64_t longest = count(rows.end - 1);
+    int64_t bound = 1;
+    while (bound < longest) bound *= 2;
+    return {std::max(rows.begin, end_of(bound / 2)), bound, longest};
+  }
   // Where rows of at most `most` observations end.
   int64_t end_of(int64_t most) const {
     return std::upper_bound(counts_.begin(), counts_.end(), most) - counts_.begin();
@@ -197,8 +210,9 @@ void HalfStep::solve_exactly(Range rows) {
 // Rows of n < factors observations, those of similar n together.
 void HalfStep::solve_short(Range rows) {
   for (int64_t end = rows.end; end > rows.begin;) {
-    const int64_t longest = count(end - 1), begin = std::max(rows.begin, end_of(longest / 2));
-    const int64_t order = blocks_of(longest, kPanel) * kPanel;
+    const Bucket bucket = bucket_of({rows.begin, end});
+    const int64_t begin = bucket.begin;
+    const int64_t order = blocks_of(std::min(bucket.bound, columns_ - 1), kPanel) * kPanel;
     const ExactPlan plan(order, stride_, end - begin, true, limits_, context_);
     const ExactArguments a{exact_systems_,       order_,           begin,   end - begin, order, plan.depth,
                            plan.matrices.data(), plan.work.data(), nullptr, nullptr};
@@ -282,8 +296,8 @@ void HalfStep::iterate(Range rows) {
 void HalfStep::iterate_resident(Range rows) {
   const int64_t words = staged_words(halves_, stride_);
   for (int64_t end = rows.end; end > rows.begin;) {
-    const int64_t longest = count(end - 1), begin = std::max(rows.begin, end_of(longest / 2));
-    const int threads = threads_for(longest, words);
+    const auto [begin, bound, longest] = bucket_of({rows.begin, end});
+    const int threads = threads_for(bound, words);
     const ConjugateArguments a{systems_,
                                order_,
                                begin,
@@ -542,7 +556,8 @@ Status explain(const ExplainScores& scores, const AlsContext& context) {
   const Array<int64_t> first_part = to_device(scores.first_part, count, stream, "the histories");
   const Array<double> parts(scores.part_count, stream, "the parts of scores"),
       rest(count, stream, "the parts of scores");
-  const Array<int32_t> outcomes(count, stream, "the parts of scores");
+  Array<int32_t> outcomes(count, stream, "the parts of scores");
+  outcomes.fill_bytes(0);
   SALIENCE_RETURN_IF_ERROR(
       rows.for_blocks(context, [&](const DeviceRows::Block&, const DeviceRows::View& view) {
         const int64_t order = blocks_of(columns, kPanel) * kPanel;

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kGramianRows = 512;  // of a segment, at least
 constexpr int64_t kMostSegments = 1024;
+constexpr int64_t kSumBlocks = 1024;
 constexpr int64_t kMostBlocks = 1 << 16;  // of kernels that stride over elements
 
 int64_t blocks_of(int64_t count, int64_t per_block) { return (count + per_block - 1) / per_block; }
@@ -212,7 +213,8 @@ Status gramian(const DeviceFactors& factors, const Matrix<double>& out, const Al
       sum(size, context.stream, "the Gramian");
   SALIENCE_LAUNCH(gramian_tile, (LaunchShape{segments * tiles, kDenseThreads, sizeof(DenseTile)}),
                   context.stream, (GramianTileArguments{view, segments, partial.data()}));
-  SALIENCE_LAUNCH(sum_gramian, (LaunchShape{blocks_of(size, kDenseThreads), kDenseThreads, 0}),
+  SALIENCE_LAUNCH(sum_gramian,
+                  (LaunchShape{std::min(blocks_of(size, kDenseThreads), kSumBlocks), kDenseThreads, 0}),
                   context.stream, (GramianSumArguments{partial.data(), segments, f, sum.data()}));
   copy_rows(out.data, out.row_stride * 8, sum.data(), f * 8, f * 8, f, context.stream);
   synchronize(context.stream);

@@ -181,7 +181,7 @@ def recovery(run: Run, store: Checkpoint | None) -> Iterator[None]:
     try:
         yield
     except DeviceFailureError as error:
-        words = f"{error}; training stopped in epoch {run.epoch + 1}"
+        words = f"{error}; training stopped after epoch {run.epoch}"
         if store is not None and store.written is not None:
             words += f", and {store.path} holds epoch {store.written}: fit again with it, on any device, to go on"
         raise type(error)(words) from error

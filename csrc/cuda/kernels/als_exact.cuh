@@ -42,10 +42,13 @@ SALIENCE_DEVICE System system_of(const ExactArguments& a, int64_t order, int64_t
   return make_system(matrix, work, order, a.depth, extra);
 }
 
-// matrix += sum of w y y^T, right-hand side += sum of w t y over some observations.
+// matrix += sum of w y y^T and, where there are targets, right-hand side += sum of w t y over some
+// observations. The matrix may have been begun without a barrier, and one is the last thing to happen, even
+// where there are none.
+template <bool Targets>
 SALIENCE_DEVICE void add_observations(const AlsView& data, int64_t columns, int64_t begin, int64_t count,
                                       const System& s) {
-  for (int64_t start = 0; start < count; start += s.depth) {
+  for (int64_t start = 0; start == 0 || start < count; start += s.depth) {
     const int64_t left = count - start, some = left < s.depth ? left : s.depth;
     for (int64_t k = warp(); k < some; k += threads() / 32) {
       const int64_t entry = begin + start + k;
@@ -54,7 +57,7 @@ SALIENCE_DEVICE void add_observations(const AlsView& data, int64_t columns, int6
       const double root = square_root_rn(static_cast<double>(w.weight));
       for (int64_t c = lane(); c < s.pitch; c += 32) {
         const double value = c < columns ? static_cast<double>(y[c]) : static_cast<double>(w.target);
-        s.staged(k)[c] = c < columns || c == s.order ? root * value : 0.0;
+        s.staged(k)[c] = c < columns || (Targets && c == s.order) ? root * value : 0.0;
       }
     }
     block_barrier();  // the rows are staged
@@ -63,14 +66,15 @@ SALIENCE_DEVICE void add_observations(const AlsView& data, int64_t columns, int6
   }
 }
 
-// diag(diagonal) + ridge I, and what pulls as the right-hand side; factors that are only padding stay 0.
-SALIENCE_DEVICE void begin_system(const AlsSystems& a, int64_t row, const System& s) {
+// diag(diagonal) + ridge I, with right(column) as the right-hand side; factors that are only padding stay 0.
+template <class Right>
+SALIENCE_DEVICE void begin_system(const AlsSystems& a, int64_t row, const System& s, Right right) {
   const int64_t columns = columns_of(a);
   for (int64_t n = thread(); n < matrix_doubles(s.order); n += threads()) {
     const int64_t i = n / s.order, c = n % s.order;
     double value = 0.0;
     if (i == c) value = c < columns ? dense_of(a, row, c) : 1.0;
-    if (i == s.order && c < columns) value = pull_of(a, row, c);
+    if (i == s.order && c < columns) value = right(c);
     s.matrix[n] = value;
   }
 }
@@ -97,11 +101,10 @@ SALIENCE_KERNEL(kAlsThreads, 1) exact_rows(ExactArguments a) {
   const System s = system_of(a, round_to_panel(columns), 0);
   for (int64_t n = block(); n < a.rows; n += blocks()) {
     const int64_t row = a.order[a.first + n];
-    begin_system(systems, row, s);
-    block_barrier();  // the matrix is begun
+    begin_system(systems, row, s, [&](int64_t c) { return pull_of(systems, row, c); });
     if (a.partial == nullptr) {
       const int64_t begin = systems.data.indptr[row];
-      add_observations(systems.data, columns, begin, systems.data.indptr[row + 1] - begin, s);
+      add_observations<true>(systems.data, columns, begin, systems.data.indptr[row + 1] - begin, s);
     } else {
       const int64_t size = matrix_doubles(s.order);
       for (int64_t i = thread(); i < size; i += threads())
@@ -111,8 +114,8 @@ SALIENCE_KERNEL(kAlsThreads, 1) exact_rows(ExactArguments a) {
     }
     const RowOutcome outcome = factorize(s);
     if (outcome == RowOutcome::sound) solve_backward(s);
+    // Its barrier is the last that the next row needs.
     finish_exact(systems, row, outcome, [&](int64_t c) { return s.whole[c]; }, *s.sums);
-    block_barrier();  // the next row may take its place
   }
 }
 
@@ -132,8 +135,7 @@ SALIENCE_KERNEL(kAlsThreads, 1) exact_segment(ExactSegmentArguments a) {
   const System s = make_system(a.partial + block() * size, work, order, a.depth, 0);
   const Segment segment = a.segments[block()];
   for (int64_t i = thread(); i < size; i += threads()) s.matrix[i] = 0.0;
-  block_barrier();  // the sums are begun
-  add_observations(a.data, a.columns, segment.begin, segment.count, s);
+  add_observations<true>(a.data, a.columns, segment.begin, segment.count, s);
 }
 
 // --- Short rows ---
@@ -207,7 +209,6 @@ SALIENCE_KERNEL(kAlsThreads, 1) exact_short_rows(ExactArguments a) {
       }
     }
     finish_exact(systems, row, outcome, [&](int64_t c) { return r.centre[c]; }, *s.sums);
-    block_barrier();  // the next row may take its place
   }
 }
 
@@ -219,7 +220,7 @@ struct ExplainArguments {
   const int64_t* first_part;    // where the parts of each begin
   double* parts;                // what every observation adds
   double* rest;                 // what the prior adds
-  int32_t* outcomes;
+  int32_t* outcomes;            // written where not sound
 };
 
 // For each target y: A z = y, so that its score is the sum of w t (y_k . z) over the row's observations, and
@@ -230,30 +231,26 @@ SALIENCE_KERNEL(kAlsThreads, 1) explain_scores(ExplainArguments e) {
   const System s = system_of(e.exact, round_to_panel(columns), 0);
   for (int64_t n = block(); n < e.exact.rows; n += blocks()) {
     const int64_t row = e.exact.order[n], begin = a.data.indptr[row], count = a.data.indptr[row + 1] - begin;
-    begin_system(a, row, s);
-    block_barrier();  // the matrix is begun
-    add_observations(a.data, columns, begin, count, s);
-    for (int64_t c = thread(); c < s.order; c += threads())
-      s.row(s.order)[c] = c < columns ? static_cast<double>(e.targets.row(n)[c]) : 0.0;
-    block_barrier();  // with the target for its right-hand side
+    begin_system(a, row, s, [&](int64_t c) { return static_cast<double>(e.targets.row(n)[c]); });
+    add_observations<false>(a.data, columns, begin, count, s);
     const RowOutcome outcome = factorize(s);
-    if (thread() == 0) e.outcomes[n] = static_cast<int32_t>(outcome);
-    if (outcome == RowOutcome::sound) {
-      solve_backward(s);
-      for (int64_t k = thread(); k < count; k += threads()) {
-        const float* const y = a.data.design.row(a.data.indices[begin + k]);
-        const Weighed w = weigh(a.data, begin + k);
-        double sum = 0.0;
-        for (int64_t c = 0; c < columns; ++c) sum = multiply_add(static_cast<double>(y[c]), s.whole[c], sum);
-        e.parts[e.first_part[n] + k] = sum * static_cast<double>(w.weight) * static_cast<double>(w.target);
-      }
-      if (thread() == 0) {
-        double sum = 0.0;
-        for (int64_t c = 0; c < columns; ++c) sum += s.whole[c] * pull_of(a, row, c);
-        e.rest[n] = sum;
-      }
+    if (outcome != RowOutcome::sound) {  // then nothing that follows is asked for
+      if (thread() == 0) e.outcomes[n] = static_cast<int32_t>(outcome);
+      return;
     }
-    block_barrier();  // the next may take its place
+    solve_backward(s);
+    for (int64_t k = thread(); k < count; k += threads()) {
+      const float* const y = a.data.design.row(a.data.indices[begin + k]);
+      const Weighed w = weigh(a.data, begin + k);
+      double sum = 0.0;
+      for (int64_t c = 0; c < columns; ++c) sum = multiply_add(static_cast<double>(y[c]), s.whole[c], sum);
+      e.parts[e.first_part[n] + k] = sum * static_cast<double>(w.weight) * static_cast<double>(w.target);
+    }
+    if (thread() == 0) {
+      double sum = 0.0;
+      for (int64_t c = 0; c < columns; ++c) sum += s.whole[c] * pull_of(a, row, c);
+      e.rest[n] = sum;
+    }
   }
 }
 

@@ -93,12 +93,12 @@ struct GramianSumArguments {
 };
 
 SALIENCE_KERNEL(kDenseThreads, 2) sum_gramian(GramianSumArguments a) {
-  const int64_t n = block() * kDenseThreads + thread();
-  if (n >= a.f * a.f) return;
-  const int64_t i = n / a.f, j = n % a.f, where = i < j ? j * a.f + i : n;
-  double total = 0.0;
-  for (int64_t s = 0; s < a.segments; ++s) total += a.partial[s * a.f * a.f + where];
-  a.out[n] = total;
+  for (int64_t n = block() * kDenseThreads + thread(); n < a.f * a.f; n += blocks() * kDenseThreads) {
+    const int64_t i = n / a.f, j = n % a.f, where = i < j ? j * a.f + i : n;
+    double total = 0.0;
+    for (int64_t s = 0; s < a.segments; ++s) total += a.partial[s * a.f * a.f + where];
+    a.out[n] = total;
+  }
 }
 
 struct RotateTileArguments {
