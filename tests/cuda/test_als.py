@@ -72,7 +72,7 @@ def test_any_number_of_factors(cuda, factors):
             for row in (0, 1, 3):
                 system, right, expected = rows[row]
                 residual = np.linalg.norm(right - system @ found[row]) / np.linalg.norm(right)
-                assert residual < (2e-3 if half else 2e-5)
+                assert residual < (5e-3 if half else 2e-5)
                 assert solver != "cholesky" or relative(found[row], expected) < 1e-5
             assert report["worst_residual"] < 1e-5
             assert not found.base[:, factors:].any()
