@@ -126,15 +126,12 @@ class Implicit:
         )
         self.model.user_factors = implicit.gpu.Matrix(np.zeros((matrix.shape[0], items.shape[1]), np.float32))
         self.model.item_factors = implicit.gpu.Matrix((items / self.scale).astype(np.float32))
-        self.model.fit_callback = self._note
-        self.seconds = 0.0
-
-    def _note(self, iteration: int, elapsed: float, loss: Any) -> None:
-        self.seconds = elapsed
+        self.seconds: list[float] = []
+        self.model.fit_callback = lambda *measured: self.seconds.append(measured[1])
 
     def epoch(self) -> float:
         self.model.fit(self.matrix, show_progress=False)
-        return self.seconds
+        return self.seconds[-1]
 
     def factors(self) -> Any:
         import torch
@@ -196,17 +193,23 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def start(name: str, matrix: Any, items: np.ndarray, device: str) -> Any:
+    """Make a contestant, or say why it is missing."""
+    try:
+        CONTESTANTS[name](matrix[:200], items, device).epoch()  # what starting costs is not counted
+        return CONTESTANTS[name](matrix, items, device)
+    except (ImportError, MemoryError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def race(matrix: Any, factors: int, epochs: int, device: str, patience: float) -> dict[str, Any]:
     """Run everyone's epochs in turn; returns clocks and losses, and why somebody is missing."""
     random = np.random.default_rng(0)
     items = (random.standard_normal((matrix.shape[1], factors)) * 0.1 / np.sqrt(factors)).astype(np.float32)
     entries, running, missing = Entries(matrix, factors, device), {}, {}
-    for name, contestant in CONTESTANTS.items():
-        try:
-            contestant(matrix[:200], items, device).epoch()  # what starting costs is not counted
-            running[name] = contestant(matrix, items, device)
-        except (ImportError, MemoryError, RuntimeError) as error:
-            missing[name] = f"{type(error).__name__}: {error}"
+    for name in CONTESTANTS:
+        found = start(name, matrix, items, device)
+        (missing if isinstance(found, str) else running)[name] = found
     begun = time.perf_counter()
     clocks: dict[str, list[float]] = {name: [] for name in running}
     losses: dict[str, list[float]] = {name: [] for name in running}
@@ -215,10 +218,10 @@ def race(matrix: Any, factors: int, epochs: int, device: str, patience: float) -
             if time.perf_counter() - begun > patience and number >= 2:
                 continue
             synchronize(device)
-            start = time.perf_counter()
+            before = time.perf_counter()
             measured = running[name].epoch()
             synchronize(device)
-            clocks[name].append(time.perf_counter() - start if measured is None else measured)
+            clocks[name].append(time.perf_counter() - before if measured is None else measured)
             losses[name].append(loss_of(entries, *running[name].factors()))
     return {"seconds": clocks, "losses": losses, "missing": missing}
 
@@ -261,10 +264,9 @@ def cells(row: dict[str, Any]) -> list[str]:
         if who not in row["epoch"]:
             found.append("-")
             continue
-        ratio = row["epoch"][who] / row["epoch"]["ours"], row["to_target"][who] / row["to_target"]["ours"]
-        found.append(
-            f"{1e3 * row['epoch'][who]:.1f} ms, {row['to_target'][who]:.2f} s ({ratio[0]:.1f}x, {ratio[1]:.1f}x)"
-        )
+        epoch, to_target = row["epoch"][who], row["to_target"][who]
+        ratios = f"{epoch / row['epoch']['ours']:.1f}x, {to_target / row['to_target']['ours']:.1f}x"
+        found.append(f"{1e3 * epoch:.1f} ms, {to_target:.2f} s ({ratios})")
     return [*found, f"{row['limit']:.0%} of {row['limit_of']}"]
 
 

@@ -26,15 +26,6 @@ constexpr int64_t kChunkRows = 32;
 constexpr int64_t kStagedDepths[] = {32, 16, 8};
 constexpr int64_t kMostSummaries = 64;
 
-int64_t blocks_of(int64_t count, int64_t per_block) { return (count + per_block - 1) / per_block; }
-
-template <class T>
-Array<T> to_device(const T* from, int64_t count, Stream stream, const char* what) {
-  Array<T> made(count, stream, what);
-  copy(made.data(), from, made.bytes(), stream);
-  return made;
-}
-
 // The design as a half-step reads it, and what it has in 16 bits.
 class Design {
  public:
@@ -229,7 +220,7 @@ void HalfStep::solve_normal(Range rows) {
   while (end > first_long) {
     int64_t begin = end, segments = 0;
     while (begin > first_long) {
-      const int64_t more = segments_of(count(begin - 1), kExactSegment);
+      const int64_t more = blocks_of(count(begin - 1), kExactSegment);
       if ((segments + more) * bytes > context_.workspace_bytes) break;
       segments += more;
       --begin;
@@ -321,7 +312,7 @@ void HalfStep::iterate_long(Range rows) {
   for (int64_t end = rows.end; end > rows.begin;) {
     int64_t begin = end, bytes = 0;
     while (begin > rows.begin) {
-      bytes += row_bytes + segment_bytes * segments_of(count(begin - 1), kConjugateSegment);
+      bytes += row_bytes + segment_bytes * blocks_of(count(begin - 1), kConjugateSegment);
       if (begin < end && bytes > context_.workspace_bytes) break;
       --begin;
     }
@@ -415,10 +406,7 @@ Status HalfStep::solve(const DeviceRows::Block& block, const DeviceRows::View& v
   exact_systems_ = systems_;
   exact_systems_.data = design_.view(view, step_.alpha, false);
 
-  SALIENCE_LAUNCH(fill_empty_rows,
-                  (LaunchShape{std::min<int64_t>(blocks_of(empty * columns_, kFactorThreads), 1 << 16),
-                               kFactorThreads, 0}),
-                  stream_, (FillEmptyArguments{prior, solution, order_, empty}));
+  fill_rows(prior, solution, order_, empty, stream_);
   const Range exact = exact_range();
   iterate({exact.end, static_cast<int64_t>(counts_.size())});
   solve_exactly(exact);

@@ -130,6 +130,11 @@ Status rotate(DeviceFactors& factors, const Matrix<const float>& rotation, const
 double ridge_loss(const DeviceFactors& factors, const DeviceFactors* prior, const float* ridge,
                   Stream stream);
 
+// Rows order[0 .. count) become the prior's, or zero where that is null; everything on the device, by
+// `stream`.
+void fill_rows(const Matrix<const float>& prior, const Matrix<float>& solution, const int32_t* order,
+               int64_t count, Stream stream);
+
 // Rows without observations become the prior's.
 void fill_empty(const DeviceRows& rows, DeviceFactors& factors, const DeviceFactors& prior, Stream stream);
 

@@ -15,16 +15,8 @@ constexpr int64_t kMostSegments = 1024;
 constexpr int64_t kSumBlocks = 1024;
 constexpr int64_t kMostBlocks = 1 << 16;  // of kernels that stride over elements
 
-int64_t blocks_of(int64_t count, int64_t per_block) { return (count + per_block - 1) / per_block; }
 int64_t padded(int64_t columns) { return blocks_of(columns, kFactorPadding) * kFactorPadding; }
 int64_t striding(int64_t count) { return std::min(blocks_of(count, kFactorThreads), kMostBlocks); }
-
-template <class T>
-Array<T> to_device(const T* from, int64_t count, Stream stream, const char* what) {
-  Array<T> made(count, stream, what);
-  copy(made.data(), from, made.bytes(), stream);
-  return made;
-}
 
 int64_t aligned(int64_t bytes) { return blocks_of(bytes, 16) * 16; }
 
@@ -259,12 +251,17 @@ double ridge_loss(const DeviceFactors& factors, const DeviceFactors* prior, cons
   return std::accumulate(found.begin(), found.end(), 0.0);
 }
 
+void fill_rows(const Matrix<const float>& prior, const Matrix<float>& solution, const int32_t* order,
+               int64_t count, Stream stream) {
+  SALIENCE_LAUNCH(fill_empty_rows, (LaunchShape{striding(count * solution.columns), kFactorThreads, 0}),
+                  stream, (FillEmptyArguments{prior, solution, order, count}));
+}
+
 void fill_empty(const DeviceRows& rows, DeviceFactors& factors, const DeviceFactors& prior, Stream stream) {
   const std::vector<int32_t> empty = rows.empty_rows();
   const auto count = static_cast<int64_t>(empty.size());
   const Array<int32_t> order = to_device(empty.data(), count, stream, "the rows");
-  SALIENCE_LAUNCH(fill_empty_rows, (LaunchShape{striding(count * factors.columns()), kFactorThreads, 0}),
-                  stream, (FillEmptyArguments{prior.view(), factors.view(), order.data(), count}));
+  fill_rows(prior.view(), factors.view(), order.data(), count, stream);
   synchronize(stream);
 }
 

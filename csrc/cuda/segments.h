@@ -13,7 +13,7 @@ struct Segment {
   int32_t row;
 };
 
-inline int64_t segments_of(int64_t count, int64_t longest) { return (count + longest - 1) / longest; }
+inline int64_t blocks_of(int64_t count, int64_t per_block) { return (count + per_block - 1) / per_block; }
 
 // Appends the segments of a row.
 template <class Segments>

@@ -10,22 +10,6 @@ inline constexpr int kFactorThreads = 256;
 inline constexpr int kLossThreads = 128;
 inline constexpr int64_t kLossSegment = 512;  // observations of a warp
 
-struct FillEmptyArguments {
-  Matrix<const float> prior;  // null: zeros
-  Matrix<float> solution;
-  const int32_t* order;  // rows without observations come first
-  int64_t count;
-};
-
-SALIENCE_KERNEL(kFactorThreads, 2) fill_empty_rows(FillEmptyArguments a) {
-  const int64_t columns = a.solution.columns;
-  for (int64_t n = block() * kFactorThreads + thread(); n < a.count * columns;
-       n += blocks() * kFactorThreads) {
-    const int64_t row = a.order[n / columns], c = n % columns;
-    a.solution.row(row)[c] = a.prior.data == nullptr ? 0.0f : a.prior.row(row)[c];
-  }
-}
-
 SALIENCE_DEVICE double sum_over_warp(double value) {
   for (int mask = 16; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
   return value;

@@ -5,6 +5,22 @@
 
 namespace salience::cuda {
 
+struct FillEmptyArguments {
+  Matrix<const float> prior;  // null: zeros
+  Matrix<float> solution;
+  const int32_t* order;  // rows without observations come first
+  int64_t count;
+};
+
+SALIENCE_KERNEL(kFactorThreads, 2) fill_empty_rows(FillEmptyArguments a) {
+  const int64_t columns = a.solution.columns;
+  for (int64_t n = block() * kFactorThreads + thread(); n < a.count * columns;
+       n += blocks() * kFactorThreads) {
+    const int64_t row = a.order[n / columns], c = n % columns;
+    a.solution.row(row)[c] = a.prior.data == nullptr ? 0.0f : a.prior.row(row)[c];
+  }
+}
+
 struct DeviationArguments {
   Matrix<const float> factors;
   Matrix<const float> prior;
