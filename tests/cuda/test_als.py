@@ -119,6 +119,7 @@ def test_what_a_row_comes_to_depends_on_no_other(emulated):
         settings = {"solver": solver, "half_gathers": True, "steps": 3, "with_data_loss": True}
         first, report = solve(emulated, pattern_of(csr), design, len(lengths), **settings)
         for seed, blocks in ((1, 0), (2, 1), (3, 9000)):
+            assert (emulated.Rows(*pattern_of(csr), 5200, blocks).blocks > 1) == (blocks > 0)
             emulated.configure(seed=seed)
             again, other = solve(emulated, pattern_of(csr), design, len(lengths), blocks=blocks, **settings)
             assert again.tobytes() == first.tobytes()
