@@ -25,6 +25,7 @@ constexpr int64_t kChunkBytes = 48 << 10;  // for a chunk of a segment, where as
 constexpr int64_t kChunkRows = 32;
 constexpr int64_t kStagedDepths[] = {32, 16, 8};
 constexpr int64_t kMostSummaries = 64;
+constexpr int64_t kCheckedSteps = 16;  // after so many, whether a batch of long rows is done
 
 // The design as a half-step reads it, and what it has in 16 bits.
 class Design {
@@ -136,9 +137,13 @@ class HalfStep {
   void iterate_batch(Range rows);
   template <bool Half>
   void iterate_batch_as(const SegmentArguments& a, const LaunchShape& shape, const LaunchShape& combining);
+  bool is_any_active(const ConjugateState* states, int64_t number) const;
   Summary summarize();
   Status solve_again_exactly();
 
+  int32_t most_steps() const {
+    return static_cast<int32_t>(std::min<int64_t>(step_.steps, std::numeric_limits<int32_t>::max()));
+  }
   int64_t count(int64_t n) const { return counts_[static_cast<size_t>(n)]; }
   // Rows that end at `end` and go with the longest of them to one launch. Bounds are powers of two, and
   // decide how a block is laid out.
@@ -289,13 +294,8 @@ void HalfStep::iterate_resident(Range rows) {
   for (int64_t end = rows.end; end > rows.begin;) {
     const auto [begin, bound, longest] = bucket_of({rows.begin, end});
     const int threads = threads_for(bound, words);
-    const ConjugateArguments a{systems_,
-                               order_,
-                               begin,
-                               static_cast<int32_t>(step_.steps),
-                               step_.tolerance,
-                               longest,
-                               pass_parts(threads, words)};
+    const ConjugateArguments a{
+        systems_, order_, begin, most_steps(), step_.tolerance, longest, pass_parts(threads, words)};
     const LaunchShape shape{end - begin, threads, conjugate_row_bytes(halves_, stride_, longest, threads)};
     if (halves_) {
       SALIENCE_LAUNCH(conjugate_rows<true>, shape, stream_, a);
@@ -346,9 +346,9 @@ void HalfStep::iterate_batch(Range rows) {
   const Array<float> partial(total * kPassSums * stride_, stream_, "the partial sums of rows");
   const Array<float> vectors(number * kConjugateVectors * stride_, stream_, "the vectors of rows");
   const Array<ConjugateState> states(number, stream_, "the vectors of rows");
-  const SegmentArguments a{{systems_, order_, rows.begin, static_cast<int32_t>(step_.steps), step_.tolerance,
-                            capacity, pass_parts(kAlsThreads, words)},
-                           {there.data(), bounds.data(), partial.data(), vectors.data(), states.data()}};
+  const SegmentArguments a{
+      {systems_, order_, rows.begin, most_steps(), step_.tolerance, capacity, pass_parts(kAlsThreads, words)},
+      {there.data(), bounds.data(), partial.data(), vectors.data(), states.data()}};
   const LaunchShape shape{total, kAlsThreads, pass_bytes(halves_, stride_, capacity, kAlsThreads)};
   const LaunchShape combining{number, kAlsThreads, sizeof(BlockSums)};
   if (halves_) {
@@ -365,11 +365,19 @@ void HalfStep::iterate_batch_as(const SegmentArguments& a, const LaunchShape& sh
   SALIENCE_LAUNCH((conjugate_segment<Half, Pass::prepare>), shape, stream_, a);
   SALIENCE_LAUNCH(conjugate_combine, combining, stream_, combine);
   combine.pass = Pass::apply;
-  for (int64_t step = 1; step <= step_.steps; ++step) {
-    combine.last = step == step_.steps;
-    SALIENCE_LAUNCH((conjugate_segment<Half, Pass::apply>), shape, stream_, a);
+  for (int64_t step = 1; !combine.last; ++step) {
+    const bool idle = step % kCheckedSteps == 0 && !is_any_active(a.rows.states, combining.blocks);
+    combine.last = idle || step == step_.steps;
+    if (!idle) SALIENCE_LAUNCH((conjugate_segment<Half, Pass::apply>), shape, stream_, a);
     SALIENCE_LAUNCH(conjugate_combine, combining, stream_, combine);
   }
+}
+
+bool HalfStep::is_any_active(const ConjugateState* states, int64_t number) const {
+  std::vector<ConjugateState> found(static_cast<size_t>(number));
+  copy(found.data(), states, number * static_cast<int64_t>(sizeof(ConjugateState)), stream_);
+  synchronize(stream_);
+  return std::any_of(found.begin(), found.end(), [](const ConjugateState& state) { return state.active; });
 }
 
 // --- A block ---

@@ -128,6 +128,18 @@ def test_what_a_row_comes_to_depends_on_no_other(emulated):
         assert alone[0].tobytes() == first[6].tobytes()
 
 
+def test_long_rows_stop_when_they_are_done(emulated):
+    """However many steps are allowed."""
+    csr, pattern, design, _ = problem(rows=2, items=1500, factors=12, density=0.95)
+    emulated.configure(shared_bytes=16 << 10)
+    emulated.take_launches()
+    found, report = solve(emulated, pattern, design, 2, solver="cg", steps=10**6, tolerance=1e-6)
+    assert len(emulated.take_launches()) < 100
+    assert report["conjugate_steps"] < 60
+    for row in range(2):
+        assert relative(found[row], reference(csr, design, row, ridge=0.7, diagonal=diagonal_of(design))[2]) < 1e-4
+
+
 def test_rows_that_cannot_be_solved_are_named_with_the_cause(cuda):
     _, pattern, design, _ = problem()
     indptr, indices, values = pattern
