@@ -227,7 +227,8 @@ py::array_t<double> multiply_transposed(const Features& features, const Reals& s
 }  // namespace
 
 void bind_device_als(py::module_& module) {
-  py::class_<Factors>(module, "Factors")
+  // Of this module alone: the one that runs on the CPU for tests has the same types.
+  py::class_<Factors>(module, "Factors", py::module_local())
       .def(py::init(&make_factors), py::arg("rows"), py::arg("columns"))
       .def("upload", upload, py::arg("source").noconvert())
       .def("download", download, py::arg("to").noconvert())
@@ -238,7 +239,7 @@ void bind_device_als(py::module_& module) {
       .def(py::init(&make_rows), py::arg("indptr"), py::arg("indices"), py::arg("values"), py::arg("columns"),
            py::arg("block_bytes"))
       .def_property_readonly("blocks", [](const Rows& rows) { return rows.rows.blocks(); });
-  py::class_<Features>(module, "Features")
+  py::class_<Features>(module, "Features", py::module_local())
       .def(py::init(&make_features), py::arg("indptr"), py::arg("indices"), py::arg("values"),
            py::arg("transposed_indptr"), py::arg("transposed_indices"), py::arg("transposed_values"))
       .def("multiply", multiply, py::arg("weights"), py::arg("keep"), py::arg("out"), py::arg("workspace"))
