@@ -274,7 +274,7 @@ def main():
         for number in range(options.first, options.first + options.count):
             try:
                 good = checks[name](module, number)
-            except (AssertionError, RuntimeError) as error:
+            except (AssertionError, FloatingPointError, RuntimeError) as error:
                 print(name, number, error)
                 good = False
             if not good:

@@ -253,7 +253,7 @@ def drill(module, seed=0, skipped=""):
     check(csr, design, 99 << 10, solver="cholesky")
     long, wide = drawn([60, 70, 50], 80, 40)
     check(long, wide, 9 << 10, solver="cholesky", workspace=1)  # one block for one row after another
-    check(*drawn([5, 20, 12, 17], 30, 40), 9 << 10, solver="cholesky", workspace=1)
+    check(*drawn([5, 18, 31, 25, 17, 30], 32, 40), 9 << 10, solver="cholesky", workspace=1)
     check(*drawn([4300], 4400, 9), 99 << 10, solver="cholesky")  # cut, its parts added up
     settle(9 << 10)
     targets = padded(random.standard_normal((6, 40)))

@@ -209,6 +209,7 @@ SALIENCE_KERNEL(kAlsThreads, 1) exact_short_rows(ExactArguments a) {
       }
     }
     finish_exact(systems, row, outcome, [&](int64_t c) { return r.centre[c]; }, *s.sums);
+    block_barrier();  // the next row's system, of another order, lies elsewhere in the same memory
   }
 }
 
