@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command of less than ten minutes: builds for the device of this machine,
-# runs the GPU tests, compute-sanitizer on a small case, the audit of the bound, then the benchmark beside torch
-# and CuPy. Needs nvcc, cmake, ninja, pybind11, CuPy, PyTorch and what the tests need, but no network. Results go
+# runs the GPU tests, compute-sanitizer on a small case, the audit of the bound, then the benchmarks: top-k beside torch
+# and CuPy, ALS beside torch and, where it is installed, implicit. Needs nvcc, cmake, ninja, pybind11, CuPy, PyTorch and what the tests need, but no network. Results go
 # to $OUT where that is set, else to benchmarks/results.
 #
 #     bash benchmarks/gpu.sh            # all of it
@@ -35,13 +35,13 @@ export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYT
 
 step "tests on the GPU"
 export SALIENCE_REQUIRE_GPU=1 SALIENCE_ONLY_GPU=1
-timeout 120 python3 -m pytest -q --maxfail=10 -p no:cacheprovider -W default tests/cuda || fail "tests"
-timeout 60 python3 tests/cuda/fuzz_cuda.py 300 --gpu || fail "random configurations"
+timeout 150 python3 -m pytest -q --maxfail=10 -p no:cacheprovider -W default tests/cuda || fail "tests"
+timeout 75 python3 tests/cuda/fuzz_cuda.py 200 --gpu || fail "random configurations"
 
 step "compute-sanitizer"
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
-    if [ $((SECONDS - start)) -gt 300 ]; then echo "SKIPPED: no time is left for $tool"; continue; fi
+    if [ $((SECONDS - start)) -gt 260 ]; then echo "SKIPPED: no time is left for $tool"; continue; fi
     timeout 60 compute-sanitizer --tool $tool --error-exitcode 9 python3 tests/cuda/fuzz_cuda.py 8 --gpu > "$work/$tool.log" 2>&1
     status=$?
     tail -n 4 "$work/$tool.log"
@@ -51,7 +51,12 @@ else
   echo "SKIPPED: there is no compute-sanitizer on this machine"
 fi
 
-step "audit of the bound, then the benchmark"
-timeout $((570 - (SECONDS - start))) python3 benchmarks/bench_gpu.py --save "$out" --budget $((500 - (SECONDS - start))) "$@" || fail "benchmark"
+step "audit of the bound, then the benchmark of top-k"
+left=$((560 - (SECONDS - start)))  # half for each
+timeout $((left / 2 + 15)) python3 benchmarks/bench_gpu.py --save "$out" --budget $((left / 2 - 20)) "$@" || fail "benchmark of top-k"
+
+step "the benchmark of ALS"
+left=$((570 - (SECONDS - start)))
+timeout $left python3 benchmarks/bench_gpu_als.py --save "$out" --budget $((left - 20)) "$@" || fail "benchmark of ALS"
 
 if [ -n "$failed" ]; then echo "FAILED:$failed"; exit 1; fi

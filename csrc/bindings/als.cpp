@@ -1,20 +1,10 @@
 // The operations of ALS for Python.
-#include "bindings/arrays.h"
+#include "bindings/als.h"
+
 #include "cpu/operations.h"
 
 namespace salience::bindings {
 namespace {
-
-template <class T>
-using Contiguous = py::array_t<T, py::array::c_style>;
-
-// A factor matrix that is written in place; its rows are padded.
-Matrix<float> in_place(const char* name, Floats& array) {
-  if (!array.writeable())
-    throw py::value_error(std::string(name) + ": a read-only array; expected a writeable one");
-  const auto view = matrix<float>(name, array);
-  return {const_cast<float*>(view.data), view.rows, view.columns, view.row_stride};
-}
 
 py::array_t<double> gramian(const Floats& factors, int threads) {
   const auto view = matrix("factors", factors);
@@ -27,23 +17,6 @@ py::array_t<double> gramian(const Floats& factors, int threads) {
 void rotate(Floats factors, const Floats& rotation, int threads) {
   const RotateArguments arguments{in_place("factors", factors), matrix("rotation", rotation)};
   run(threads, [&](const Context& context) { return cpu::rotate(arguments, context); });
-}
-
-Solver solver_of(const std::string& name) {
-  if (name == "auto") return Solver::automatic;
-  if (name == "cg") return Solver::conjugate_gradient;
-  if (name == "cholesky") return Solver::cholesky;
-  if (name == "subspace") return Solver::subspace;
-  if (name == "nonnegative") return Solver::nonnegative;
-  throw py::value_error("solver: '" + name +
-                        "'; expected 'auto', 'cg', 'cholesky', 'subspace' or 'nonnegative'");
-}
-
-template <class T>
-void expect_size(const char* name, const Contiguous<T>& array, int64_t size) {
-  if (array.size() != size)
-    throw py::value_error(std::string(name) + ": " + std::to_string(array.size()) + " values; expected " +
-                          std::to_string(size));
 }
 
 AlsObservations observations(const Contiguous<int64_t>& indptr, const Contiguous<int32_t>& indices,
@@ -87,13 +60,7 @@ py::dict half_step(const Contiguous<int64_t>& indptr, const Contiguous<int32_t>&
   a.with_data_loss = with_data_loss;
   a.report = &report;
   run(threads, [&](const Context& context) { return cpu::half_step(a, context); });
-  py::dict found;
-  found["worst_residual"] = report.worst_residual;
-  found["mean_residual"] = report.mean_residual;
-  found["conjugate_steps"] = report.conjugate_steps;
-  found["data_loss"] = report.data_loss;
-  found["ridge_loss"] = report.ridge_loss;
-  return found;
+  return dict_of(report);
 }
 
 }  // namespace

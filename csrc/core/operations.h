@@ -135,6 +135,9 @@ enum class Solver {
   nonnegative,         // coordinate descent in float64 on the whole system; all but an explicit bias >= 0
 };
 
+// How a row of a half-step ended.
+enum class RowOutcome : uint8_t { sound, not_finite, grew, singular };
+
 struct HalfStepReport {
   double worst_residual = 0.0;  // the largest relative residual |b - A x| / |b| of conjugate gradients
   double mean_residual = 0.0;   // over the rows that they solved

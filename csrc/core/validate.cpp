@@ -125,6 +125,17 @@ Status expect_observations(const AlsObservations& data, const Matrix<T>& solutio
   return expect_sound("observations", data.observations, solution.rows, data.design.rows);
 }
 
+std::string why(RowOutcome outcome) {
+  switch (outcome) {
+    case RowOutcome::singular:
+      return "its system has no unique solution; expected a regularization (or an unobserved_weight) above 0";
+    case RowOutcome::grew:
+      return "its residual grew; expected a system that regularization makes solvable";
+    default:
+      return "its solution is not finite; expected values whose weights and factors float32 can hold";
+  }
+}
+
 }  // namespace
 
 Status expect_item_count(const char* name, int64_t items) {
@@ -246,6 +257,10 @@ Status validate(const HalfStepArguments& arguments) {
         expect_shape("prior", arguments.prior, arguments.solution.rows, arguments.solution.columns));
   }
   return expect_observations(arguments.data, arguments.solution);
+}
+
+Status diverged(int64_t row, RowOutcome outcome) {
+  return Status::diverged("row " + std::to_string(row) + ": " + why(outcome));
 }
 
 Status validate(const FactorRanksArguments& arguments) {

@@ -9,6 +9,9 @@ namespace salience {
 // Items are numbered in 32 bits.
 Status expect_item_count(const char* name, int64_t items);
 
+// A row of a half-step that could not be solved, and why.
+Status diverged(int64_t row, RowOutcome outcome);
+
 Status validate(const SimilarityArguments& arguments);
 Status validate(const TopKArguments& arguments);
 template <class T>

@@ -158,17 +158,6 @@ class SegmentedRow {
   Status status_;
 };
 
-std::string why(RowOutcome outcome) {
-  switch (outcome) {
-    case RowOutcome::singular:
-      return "its system has no unique solution; expected a regularization (or an unobserved_weight) above 0";
-    case RowOutcome::grew:
-      return "its residual grew; expected a system that regularization makes solvable";
-    default:
-      return "its solution is not finite; expected values whose weights and factors float32 can hold";
-  }
-}
-
 // Solves every row and says how each ended; long rows last, each on all threads.
 Status solve_rows(const HalfStepArguments& a, const Context& context, std::vector<RowOutcome>& outcomes,
                   AlsRowsOutcome& total) {
@@ -282,8 +271,7 @@ Status half_step(const HalfStepArguments& arguments, const Context& context) {
     SALIENCE_RETURN_IF_ERROR(solve_again_exactly(arguments, context, outcomes, total));
   }
   for (size_t u = 0; u < outcomes.size(); ++u) {
-    if (outcomes[u] != RowOutcome::sound)
-      return Status::diverged("row " + std::to_string(u) + ": " + why(outcomes[u]));
+    if (outcomes[u] != RowOutcome::sound) return diverged(static_cast<int64_t>(u), outcomes[u]);
   }
   if (arguments.report != nullptr) {
     *arguments.report = {total.worst_residual, total.sum_residual, total.steps, total.data_loss,

@@ -93,7 +93,7 @@ inline constexpr int64_t kAlsChunk = 64;      // rows of a rank-k update of a sy
 inline constexpr int64_t kLongRow = 1 << 16;  // observations from which a row is summed in segments
 inline constexpr int64_t kLongSegment = 1 << 13;
 
-enum class RowOutcome : uint8_t { sound, not_finite, grew, singular };
+using salience::RowOutcome;
 
 struct AlsRowsOutcome {
   double worst_residual = 0.0;

@@ -11,6 +11,8 @@ using namespace salience::bindings;
 #define SALIENCE_CUDA_MODULE _cuda
 #endif
 
+void bind_device_als(py::module_& module);  // als_module.cpp
+
 #if defined(SALIENCE_CUDA_ON_CPU)
 void bind_emulator(py::module_& module);  // tests/cuda_on_cpu/bindings.cpp
 #endif
@@ -429,6 +431,7 @@ PYBIND11_MODULE(SALIENCE_CUDA_MODULE, module) {
              py::arg("path") = "auto", py::arg("tuning") = py::dict());
   module.def("probe_screening", probe, py::arg("queries").noconvert(), py::arg("items").noconvert(),
              py::arg("metric"), py::arg("path"));
+  bind_device_als(module);
 #if defined(SALIENCE_CUDA_ON_CPU)
   bind_emulator(module);
 #endif

@@ -99,6 +99,14 @@ class Array {
   T* data_ = nullptr;
 };
 
+// A copy of host memory, which may go on return.
+template <class T>
+Array<T> to_device(const T* from, int64_t count, Stream stream, const char* what) {
+  Array<T> made(count, stream, what);
+  copy(made.data(), from, made.bytes(), stream);
+  return made;
+}
+
 // Page-locked host memory, which copies overlap with kernels.
 class Pinned {
  public:

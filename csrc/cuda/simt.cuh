@@ -142,6 +142,7 @@ SALIENCE_DEVICE double subtract_rn(double a, double b) { return __dsub_rn(a, b);
 SALIENCE_DEVICE double exact_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 // May round twice.
 SALIENCE_DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+SALIENCE_DEVICE double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 SALIENCE_DEVICE double divide_rn(double a, double b) { return __ddiv_rn(a, b); }
 SALIENCE_DEVICE double square_root_rn(double a) { return __dsqrt_rn(a); }
 SALIENCE_DEVICE float float_rn(double a) { return __double2float_rn(a); }

@@ -9,9 +9,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <numeric>
 
 #include "core/validate.h"
+#include "cuda/feeder.h"
 #include "cuda/kernels/survivors.cuh"
 #include "cuda/operations.h"
 
@@ -381,53 +383,37 @@ int64_t group_size(int64_t k, int64_t queries) {
 
 // --- Items that come from the host ---
 
-// Brings block after block to the device: while one is searched the next is on its way. The pinned copies and
-// the device's are two of each.
-class Feeder {
+// Brings block after block of items to the device.
+class ItemFeeder {
  public:
-  Feeder(const Elements& items, int64_t block_rows, Stream stream)
-      : items_(items), block_rows_(block_rows), stream_(stream) {
+  ItemFeeder(const Elements& items, int64_t block_rows, Stream stream)
+      : items_(items), block_rows_(block_rows), stream_(stream), single_(block_rows >= items.rows) {
     const int64_t bytes = std::min(block_rows, items.rows) * items.columns * element_bytes(items.type);
-    single_ = block_rows >= items.rows;
-    for (int n = 0; n < (single_ ? 1 : 2); ++n) {
-      device_[n] = {bytes, stream, "a block of items"};
-      if (!single_) pinned_[n] = Pinned(std::max<int64_t>(bytes, 1));
+    if (single_) {
+      all_ = {bytes, stream, "a block of items"};
+    } else {
+      feeder_ = std::make_unique<Feeder>(bytes, stream, "a block of items");
     }
-    synchronize(stream);  // the side stream may write to what `stream` has allocated
   }
-
-  // Whatever happened, no copy is under way when its memory goes.
-  ~Feeder() {
-    if (!single_) side_.finish();
-  }
-  Feeder(const Feeder&) = delete;
-  Feeder& operator=(const Feeder&) = delete;
 
   void send(int64_t first) {
     const Elements rows = block(first);
-    const int slot = static_cast<int>(first / block_rows_ % 2);
-    if (single_) return upload(rows, device_[slot].data(), stream_);
-    if (first / block_rows_ >= 2) {
-      arrived_[slot].wait();  // the pinned copy is free again
-      used_[slot].hold(side_.get());
-    }
-    const int64_t size = element_bytes(rows.type), bytes = rows.columns * size;
-    auto* const to = static_cast<unsigned char*>(pinned_[slot].data());
-    for (int64_t r = 0; r < rows.rows; ++r)
-      std::memcpy(to + r * bytes, static_cast<const unsigned char*>(rows.data) + r * rows.row_stride * size,
-                  static_cast<size_t>(bytes));
-    copy(device_[slot].data(), to, rows.rows * bytes, side_.get());
-    arrived_[slot].record(side_.get());
+    if (single_) return upload(rows, all_.data(), stream_);
+    feeder_->send([&](unsigned char* to) {
+      const int64_t size = element_bytes(rows.type), bytes = rows.columns * size;
+      for (int64_t r = 0; r < rows.rows; ++r)
+        std::memcpy(to + r * bytes, static_cast<const unsigned char*>(rows.data) + r * rows.row_stride * size,
+                    static_cast<size_t>(bytes));
+      return rows.rows * bytes;
+    });
   }
 
-  VectorsView receive(int64_t first) {
-    const int slot = static_cast<int>(first / block_rows_ % 2);
-    if (!single_) arrived_[slot].hold(stream_);
+  VectorsView receive(int64_t first) const {
     const Elements rows = block(first);
-    return {device_[slot].data(), rows.type, rows.rows, rows.columns, rows.columns};
+    return {single_ ? all_.data() : feeder_->receive(), rows.type, rows.rows, rows.columns, rows.columns};
   }
-  void done(int64_t first) {
-    if (!single_) used_[first / block_rows_ % 2].record(stream_);
+  void done() {
+    if (!single_) feeder_->done();
   }
 
  private:
@@ -442,11 +428,9 @@ class Feeder {
   Elements items_;
   int64_t block_rows_;
   Stream stream_;
-  bool single_ = true;
-  SideStream side_;
-  Array<unsigned char> device_[2];
-  Pinned pinned_[2];
-  Event arrived_[2], used_[2];
+  bool single_;
+  Array<unsigned char> all_;
+  std::unique_ptr<Feeder> feeder_;
 };
 
 // Rows of a block: all where they fit beside what a search needs, else as many as fit twice.
@@ -490,12 +474,12 @@ Status search_blocks(const TopKArguments& arguments, const SearchContext& contex
       if (context.interrupted && context.interrupted()) return Status::interrupted();
     } else {
       const int64_t rows = fitting_rows(arguments, context);
-      Feeder feeder(items, rows, context.stream);
+      ItemFeeder feeder(items, rows, context.stream);
       feeder.send(0);
       for (int64_t start = 0; start < items.rows; start += rows) {
         if (start + rows < items.rows) feeder.send(start + rows);
         search.offer({feeder.receive(start), nullptr, flags == nullptr ? nullptr : flags + start, start});
-        feeder.done(start);
+        feeder.done();
         if (context.interrupted && context.interrupted()) return Status::interrupted();
       }
       synchronize(context.stream);  // the feeder's memory goes

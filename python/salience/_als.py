@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,13 @@ from threadpoolctl import ThreadpoolController
 
 from salience import _arrays, _core
 
+if TYPE_CHECKING:
+    from salience._als_backends import Backend
+
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Features = Any  # a dense float32 matrix or a CSR matrix
+Matrix = Any  # factors, as a backend holds them: see _als_backends
 
 _PADDING = 16
 _PLAIN_EPOCHS = 1  # before over-relaxation: the first step comes from noise, and goes far enough
@@ -26,9 +31,14 @@ _FEATURE_STEPS = 8  # an epoch; the next goes on from there
 _FEATURE_TOLERANCE = 1e-5
 
 
+def padded_width(columns: int) -> int:
+    """Return how far apart rows lie."""
+    return -(-columns // _PADDING) * _PADDING
+
+
 def padded(rows: int, columns: int) -> Float32:
     """Return zeros whose rows have the padding that the kernels rely on."""
-    return np.zeros((rows, -(-columns // _PADDING) * _PADDING), np.float32)[:, :columns]
+    return np.zeros((rows, padded_width(columns)), np.float32)[:, :columns]
 
 
 def copy_padded(matrix: Float32, rows: int | None = None) -> Float32:
@@ -111,32 +121,43 @@ class FeaturePrior:
     """Where the features of a side's rows say that its factors should be: ``features @ weights``.
 
     The weights minimize sum_i ridge_i |y_i - weights^T f_i|^2 + feature_regularization |weights|^2 over the rows
-    with observations: ridge regression of the factors, in closed form.
+    with observations: ridge regression of the factors, in closed form. They stay in host memory; what has as many
+    rows as the side is the backend's.
     """
 
     def __init__(
-        self, features: Features, observed: npt.NDArray[np.bool_], ridge: Float32, objective: Objective
+        self,
+        features: Features,
+        observed: npt.NDArray[np.bool_],
+        ridge: Float32,
+        objective: Objective,
+        backend: Backend,
     ) -> None:
         self.features = features
         self.observed = observed
         self.regularization = objective.feature_regularization
         self.weights = padded(features.shape[1], objective.columns)
+        self._held = backend.features(features)
         self._strength = np.where(observed, ridge, 0).astype(np.float64)
         self._factor: Any = None
 
-    def rows(self, features: Features | None = None) -> Float32:
-        """Return the prior of every row (of other features, where given), padded."""
-        return copy_padded(np.asarray((self.features if features is None else features) @ self.weights, np.float32))
+    def copy(self) -> FeaturePrior:
+        """Copy what an epoch changes."""
+        twin = copy.copy(self)
+        twin.weights = copy_padded(self.weights)
+        return twin
 
-    def training_rows(self) -> Float32:
+    def rows(self) -> Matrix:
+        """Return the prior of every row."""
+        return self._held.multiply(self.weights)
+
+    def training_rows(self) -> Matrix:
         """Return the prior, 0 for rows without observations: those take no part in the objective."""
-        rows = self.rows()
-        rows[~self.observed] = 0
-        return rows
+        return self._held.multiply(self.weights, self.observed)
 
-    def update(self, factors: Float32) -> None:
+    def update(self, factors: Matrix) -> None:
         """Fit the weights to the factors."""
-        right = np.asarray(self.features.T @ (self._strength[:, None] * factors))
+        right = self._held.multiply_transposed(self._strength, factors)
         if self.features.shape[1] <= _DIRECT_FEATURES:
             self.weights[:] = self._solve_directly(right)
         else:
@@ -159,13 +180,13 @@ class FeaturePrior:
 
     def _iterate(self, right: Float64) -> Float64:
         """Solve for all factors together by conjugate gradients from the weights as they are."""
-        features, strength = self.features, self._strength[:, None]
-        squares = self.features.multiply(self.features) if sp.issparse(features) else np.square(features)
+        features = self.features
+        squares = features.multiply(features) if sp.issparse(features) else np.square(features)
         scale = 1.0 / (np.asarray(squares.T @ self._strength).reshape(-1, 1) + self.regularization)
         weights = self.weights.astype(np.float64)
 
         def apply(matrix: Float64) -> Float64:
-            return np.asarray(features.T @ (strength * (features @ matrix)) + self.regularization * matrix)
+            return np.asarray(self._held.normal(self._strength, matrix) + self.regularization * matrix)
 
         residual = right - apply(weights)
         direction = scale * residual
@@ -192,55 +213,40 @@ class Side:
     name: str
     rows: Observations
     ridge: Float32
-    factors: Float32
+    factors: Matrix
     prior: FeaturePrior | None = None
-
-    def bases(self) -> list[Float32]:
-        """Return every matrix whose columns are factors: they turn together."""
-        return [self.factors] if self.prior is None else [self.factors, self.prior.weights]
+    held: Any = None  # the rows, as the backend holds them
 
 
-def solve_rows(
-    objective: Objective,
-    rows: Observations,
-    design: Float32,
-    solution: Float32,
-    ridge: Float32,
-    *,
-    spectrum: Float64 | None,
-    dense: Float64 | None = None,
-    mean: float = 0.0,
-    prior: Float32 | None = None,
-    exact: bool = False,
-    relaxation: float = 1.0,
-    with_data_loss: bool = False,
-    name: str = "interactions",
-) -> dict[str, float]:
-    """Solve the rows of one side given the other side's factors, ``design``; see csrc/core/operations.h.
+@dataclass(frozen=True)
+class HalfStep:
+    """What a half-step is told beside its matrices."""
 
-    ``spectrum`` is that of the design's Gramian, in whose eigenbasis everything is; ``dense`` the Gramian itself
-    where factors may not be negative and the basis may not turn.
-    """
-    diagonal = np.zeros(solution.strides[0] // solution.itemsize, np.float32)
-    if spectrum is not None:
-        diagonal[: objective.factors] = objective.unobserved_weight * spectrum
-    shift = None
-    if objective.explicit:
-        shift = np.ascontiguousarray(design[:, objective.factors]) + np.float32(mean)
-        design = copy_padded(design)
-        design[:, objective.factors] = 1.0
-    solver = "nonnegative" if objective.nonnegative else "cholesky" if exact else objective.solver
-    try:
-        return _core.half_step(
-            *rows, design, solution, diagonal, ridge,
-            is_explicit=objective.explicit, alpha=objective.alpha, shift=shift, prior=prior,
-            dense=None if dense is None else objective.unobserved_weight * dense,
-            solver=solver, steps=objective.steps, tolerance=objective.tolerance, block=objective.block,
-            relaxation=1.0 if objective.nonnegative or exact else relaxation, with_data_loss=with_data_loss,
-            threads=objective.threads,
-        )  # fmt: skip
-    except FloatingPointError as error:
-        raise FloatingPointError(f"{name} {error}") from None
+    ridge: Float32
+    spectrum: Float64 | None
+    dense: Float64 | None = None
+    mean: float = 0.0
+    exact: bool = False
+    relaxation: float = 1.0
+    with_data_loss: bool = False
+    name: str = "interactions"
+
+    def diagonal(self, objective: Objective, stride: int) -> Float32:
+        """Return the dense part of the systems: diagonal, as everything is in the eigenbasis."""
+        diagonal = np.zeros(stride, np.float32)
+        if self.spectrum is not None:
+            diagonal[: objective.factors] = objective.unobserved_weight * self.spectrum
+        return diagonal
+
+    def settings(self, objective: Objective) -> dict[str, Any]:
+        """Return the arguments that both devices' half-steps have."""
+        return {
+            "is_explicit": objective.explicit, "alpha": objective.alpha,
+            "solver": "nonnegative" if objective.nonnegative else "cholesky" if self.exact else objective.solver,
+            "steps": objective.steps, "tolerance": objective.tolerance,
+            "relaxation": 1.0 if objective.nonnegative or self.exact else self.relaxation,
+            "with_data_loss": self.with_data_loss,
+        }  # fmt: skip
 
 
 class Epoch(NamedTuple):
@@ -253,16 +259,25 @@ class Epoch(NamedTuple):
 class Factorization:
     """Both sides, and the steps between them."""
 
-    def __init__(self, objective: Objective, users: Side, items: Side, mean: float) -> None:
+    def __init__(self, objective: Objective, users: Side, items: Side, mean: float, backend: Backend) -> None:
         self.objective = objective
         self.users = users
         self.items = items
         self.mean = mean
-        for side in (users, items):
+        self.backend = backend
+
+    @classmethod
+    def start(cls, objective: Objective, users: Side, items: Side, mean: float, backend: Backend) -> Factorization:
+        """Hand factors and observations, in host memory, to the backend."""
+        for side, other in ((users, items), (items, users)):
             side.factors[side.rows.counts == 0] = 0  # they take no part until the end
+            side.held = backend.rows(side.rows, len(other.ridge))
+        for side in (users, items):
+            side.factors = backend.matrix(side.factors)
+        return cls(objective, users, items, mean, backend)
 
     def _gramian(self, side: Side) -> Float64:
-        return _core.gramian(side.factors[:, : self.objective.factors], self.objective.threads)
+        return self.backend.gramian(side.factors, self.objective.factors)
 
     def _turn(self, side: Side) -> Float64 | None:
         """Turn everything into the eigenbasis of a side's Gramian; returns its eigenvalues.
@@ -272,8 +287,10 @@ class Factorization:
         if self.objective.nonnegative or self.objective.unobserved_weight == 0:
             return None
         spectrum, rotation = eigenbasis(self._gramian(side))
-        for matrix in (*self.users.bases(), *self.items.bases()):
-            _core.rotate(matrix[:, : self.objective.factors], rotation, self.objective.threads)
+        for side in (self.users, self.items):
+            self.backend.rotate(side.factors, rotation)
+            if side.prior is not None:
+                _core.rotate(side.prior.weights[:, : self.objective.factors], rotation, self.objective.threads)
         return spectrum
 
     def _dense(self, side: Side) -> Float64 | None:
@@ -282,14 +299,12 @@ class Factorization:
         return self._gramian(side)
 
     def _solve(self, side: Side, other: Side, **how: Any) -> dict[str, float]:
-        spectrum = self._turn(other)
+        self.spectrum = self._turn(other)
         prior = None if side.prior is None else side.prior.training_rows()
-        report = solve_rows(
-            self.objective, side.rows, other.factors, side.factors, side.ridge, spectrum=spectrum,
-            dense=self._dense(other), mean=self.mean, prior=prior, name=side.name, **how,
-        )  # fmt: skip
-        self.spectrum = spectrum
-        return report
+        step = HalfStep(
+            side.ridge, spectrum=self.spectrum, dense=self._dense(other), mean=self.mean, name=side.name, **how
+        )
+        return self.backend.solve(self.objective, side.held, other.factors, side.factors, prior, step)
 
     def epoch(self, number: int) -> Epoch:
         """Update all users, then all items; ``number`` counts from 1."""
@@ -307,8 +322,7 @@ class Factorization:
     def _ridge_loss(self, side: Side, report: dict[str, float]) -> float:
         if side.prior is None:
             return report["ridge_loss"]
-        deviation = side.factors.astype(np.float64) - side.prior.training_rows()
-        return float(side.ridge @ np.square(deviation).sum(axis=1)) + side.prior.penalty()
+        return self.backend.ridge_loss(side.ridge, side.factors, side.prior.training_rows()) + side.prior.penalty()
 
     def finish(self) -> None:
         """Solve the users exactly for the items as they are, and put rows without observations where features say."""
@@ -316,7 +330,7 @@ class Factorization:
         self._fill_empty()
 
     def refine(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> None:
-        """Solve some users, then some items, then these users again, exactly; all others stay."""
+        """Solve some users, then some items, then these users again, exactly; all others stay. Only on the CPU."""
         for side, other, rows in (
             (self.users, self.items, users),
             (self.items, self.users, items),
@@ -325,36 +339,36 @@ class Factorization:
             self.spectrum = self._turn(other)
             solution = copy_padded(side.factors[rows])
             prior = None if side.prior is None else copy_padded(side.prior.training_rows()[rows])
-            solve_rows(
-                self.objective, side.rows.take(rows), other.factors, solution, side.ridge[rows],
-                spectrum=self.spectrum, dense=self._dense(other), mean=self.mean, prior=prior, exact=True,
+            step = HalfStep(
+                side.ridge[rows], spectrum=self.spectrum, dense=self._dense(other), mean=self.mean, exact=True,
                 name=side.name,
             )  # fmt: skip
+            self.backend.solve(self.objective, side.rows.take(rows), other.factors, solution, prior, step)
             side.factors[rows] = solution
         self._fill_empty()
 
     def _fill_empty(self) -> None:
         for side in (self.users, self.items):
             if side.prior is not None:
-                empty = side.rows.counts == 0
-                side.factors[empty] = side.prior.rows()[empty]
+                self.backend.fill_empty(side.held, side.factors, side.prior.rows())
 
     def copy(self) -> Factorization:
         """Copy what an epoch changes."""
-        sides = []
-        for side in (self.users, self.items):
-            prior = None
-            if side.prior is not None:
-                prior = FeaturePrior(side.prior.features, side.prior.observed, side.ridge, self.objective)
-                prior.weights[:] = side.prior.weights
-            sides.append(Side(side.name, side.rows, side.ridge, copy_padded(side.factors), prior))
-        return Factorization(self.objective, sides[0], sides[1], self.mean)
+        sides = [
+            replace(side, factors=self.backend.copy(side.factors), prior=side.prior and side.prior.copy())
+            for side in (self.users, self.items)
+        ]
+        return Factorization(self.objective, sides[0], sides[1], self.mean, self.backend)
+
+    def host(self, matrix: Matrix) -> Float32:
+        """Return a matrix of the backend in host memory, padded."""
+        return self.backend.host(matrix)
 
     def state(self) -> dict[str, Any]:
         """Return the arrays that a later run needs to go on to the same bits."""
         state = {}
         for side in (self.users, self.items):
-            state[f"{side.name}.factors"] = np.ascontiguousarray(side.factors)
+            state[f"{side.name}.factors"] = np.ascontiguousarray(self.host(side.factors))
             if side.prior is not None:
                 state[f"{side.name}.weights"] = np.ascontiguousarray(side.prior.weights)
         return state
@@ -362,7 +376,7 @@ class Factorization:
     def restore(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state`."""
         for side in (self.users, self.items):
-            side.factors[:] = state[f"{side.name}.factors"]
+            self.backend.assign(side.factors, state[f"{side.name}.factors"])
             if side.prior is not None:
                 side.prior.weights[:] = state[f"{side.name}.weights"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from salience import _storage
 from salience._als import Factorization, fingerprint
+from salience._als_backends import DeviceFailureError
 from salience.interactions import Interactions
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ class Checkpoint:
 
     def __init__(self, path: str | Path, model: ALS, state: Factorization) -> None:
         self.path = Path(path)
+        self.written: int | None = None  # the epoch that the file holds
         settings = model._settings()
         settings.pop("epochs")
         self.origin = {
@@ -147,6 +150,7 @@ class Checkpoint:
         }  # fmt: skip
         metadata = {"origin": self.origin, "progress": progress}
         _storage.save_tensors(self.path, tensors, kind="checkpoint", metadata=metadata)
+        self.written = run.epoch
 
     def resume(self, run: Run) -> None:
         """Take the run to where the file was written, if there is one."""
@@ -162,12 +166,25 @@ class Checkpoint:
         progress = metadata["progress"]
         run.state.restore(_named(tensors, "now."))
         run.epoch, run.stopped = progress["epoch"], progress["stopped"]
+        self.written = run.epoch
         run.losses, run.residuals, run.scores = (progress[name] for name in ("losses", "residuals", "scores"))
         if progress["best"] is not None:
             state = run.state.copy()
             state.restore(_named(tensors, "best."))
             state.spectrum = tensors.get("best.spectrum")
             run.best = Best(progress["best"]["epoch"], progress["best"]["score"], state)
+
+
+@contextlib.contextmanager
+def recovery(run: Run, store: Checkpoint | None) -> Iterator[None]:
+    """Say, where a GPU fails in the middle of training, what is left."""
+    try:
+        yield
+    except DeviceFailureError as error:
+        words = f"{error}; training stopped after epoch {run.epoch}"
+        if store is not None and store.written is not None:
+            words += f", and {store.path} holds epoch {store.written}: fit again with it, on any device, to go on"
+        raise type(error)(words) from error
 
 
 def _named(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:

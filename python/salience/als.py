@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from salience import _arrays, _core, _storage
+from salience import _als_backends, _arrays, _core, _storage
 from salience._als import (
     Factorization,
     FeaturePrior,
     Float32,
+    HalfStep,
     Objective,
     Observations,
     Side,
@@ -21,15 +23,16 @@ from salience._als import (
     copy_padded,
     eigenbasis,
     padded,
-    solve_rows,
 )
-from salience._explain import Explanation, contributions
-from salience._training import Checkpoint, Run, make_judge, progress_line
+from salience._explain import Explanation
+from salience._training import Checkpoint, Run, make_judge, progress_line, recovery
 from salience.interactions import Interactions, as_interactions
 from salience.models import VectorModel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from salience._backends import Device
 
 _INITIAL_SCALE = 0.1
 _DEFAULTS = {  # by feedback; chosen by benchmarks/quality/als_defaults.py on validation data
@@ -86,7 +89,11 @@ class ALS(VectorModel):
         Same seed, same result to the bit, for any number of threads.
     threads : int, optional
         Default: the cores this process may run on.
-    device : {"auto", "cpu"}
+    device : {"auto", "cpu", "cuda"}
+        Where factors are computed: in training, :meth:`fold_in`, :meth:`fold_in_items` and :meth:`explain`
+        (:meth:`partial_fit` is the CPU's). A GPU offers the solvers "auto", "cg" and "cholesky", without
+        ``nonnegative``; "auto" goes there where it pays, it can serve the model and its memory suffices. The losses are
+        the CPU's to 1e-4; the bits are the same in every run on the same kind of GPU.
 
     Attributes
     ----------
@@ -143,12 +150,11 @@ class ALS(VectorModel):
         feature_regularization: float = 1.0,
         seed: int = 0,
         threads: int | None = None,
-        device: Literal["auto", "cpu"] = "auto",
+        device: Device = "auto",
     ) -> None:
         for argument, value, known in (
             ("feedback", feedback, ("implicit", "explicit")),
             ("solver", solver, ("auto", "cg", "cholesky", "subspace")),
-            ("device", device, ("auto", "cpu")),
             ("nonnegative", nonnegative, (False, True)),
         ):
             if value not in known:
@@ -185,7 +191,7 @@ class ALS(VectorModel):
         self.seed = _arrays.whole(seed, argument="seed", most=2**64 - 1)
         _arrays.thread_count(threads)
         self.threads = threads
-        self.device = device
+        self.device = _als_backends.check_device(device, solver=solver, nonnegative=self.nonnegative)
 
     @classmethod
     def from_rendle(
@@ -272,7 +278,8 @@ class ALS(VectorModel):
             Called as ``callback(epoch, model)`` after each epoch, from 1; by then the model can
             recommend. Training stops where it returns True.
         progress : callable or bool
-            Called as ``progress(done, total)`` after each epoch; True writes a line to standard error.
+            Called as ``progress(done, total)`` after each epoch; True writes a line to standard error, and before
+            it how a GPU's memory is divided.
 
         Raises
         ------
@@ -280,6 +287,9 @@ class ALS(VectorModel):
             Naming the argument.
         FloatingPointError
             Naming the first row whose system could not be solved, and why.
+        RuntimeError, MemoryError
+            A GPU is asked for and there is none that can be used, it has too little memory (with the bytes that are
+            needed), or it failed in the middle; then a checkpoint holds what was reached, for any device.
         """
         data = as_interactions(interactions)
         if len(data) == 0:
@@ -292,19 +302,24 @@ class ALS(VectorModel):
         self._settle_weights(data)
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
         self.mean_ = float(data.matrix.data.mean(dtype=np.float64)) if self._explicit else 0.0
-        state = self._start(data, features, previous)
+        judged = validation is not None
+        copies = 1 + (judged or callback is not None) + judged
+        state = self._start(data, features, previous, copies)
         run = Run(self, state, make_judge(validation, validation_metric, explicit=self._explicit), patience)
         store = None if checkpoint is None else Checkpoint(checkpoint, self, state)
         if store is not None:
             store.resume(run)
         report = progress_line if progress is True else progress or None
-        while run.epoch < self.epochs and not run.stopped:
-            run.advance(callback)
-            if store is not None and (run.epoch % every == 0 or run.epoch == self.epochs or run.stopped):
-                store.write(run)
-            if report is not None:
-                report(run.epoch, self.epochs)
-        run.finish()
+        if report is progress_line and state.backend.plan is not None:
+            sys.stderr.write(f"{state.backend.plan}\n")
+        with recovery(run, store):
+            while run.epoch < self.epochs and not run.stopped:
+                run.advance(callback)
+                if store is not None and (run.epoch % every == 0 or run.epoch == self.epochs or run.stopped):
+                    store.write(run)
+                if report is not None:
+                    report(run.epoch, self.epochs)
+            run.finish()
         return self
 
     def _settle_weights(self, data: Interactions) -> None:
@@ -322,8 +337,11 @@ class ALS(VectorModel):
         self._require_fitted()
         return self.user_map, self.item_map, self._users, self._items
 
-    def _start(self, data: Interactions, features: list[Any], previous: Any) -> Factorization:
-        """Lay out both sides: items at random, users at 0, and what is known from before as it was."""
+    def _start(self, data: Interactions, features: list[Any], previous: Any, copies: int = 0) -> Factorization:
+        """Lay out both sides: items at random, users at 0, and what is known from before as it was.
+
+        ``copies`` of the factors are wanted at a time, 0: on the CPU.
+        """
         objective = self._objective
         users, items = (padded(count, objective.columns) for count in data.shape)
         scale = np.float32(_INITIAL_SCALE / np.sqrt(self.factors))
@@ -341,26 +359,31 @@ class ALS(VectorModel):
                     raise ValueError(f"warm_start: {old.shape[1]} factors were fitted; expected {new.shape[1]}")
                 found = old_ids.find(ids.ids, argument="interactions")
                 new[found >= 0] = old[found[found >= 0]]
+        observed = [Observations.of(matrix) for matrix in (data.matrix, data.matrix.T.tocsr())]
+        sizes = _als_backends.Sizes.of(observed, features, copies)
+        backend = _als_backends.for_training(self.device if copies else "cpu", objective, sizes)
         sides = []
-        for name, matrix, factors, others, given in (
-            ("users", data.matrix, users, len(items), features[1]),
-            ("items", data.matrix.T.tocsr(), items, len(users), features[0]),
+        for name, rows, factors, others, given in (
+            ("users", observed[0], users, len(items), features[1]),
+            ("items", observed[1], items, len(users), features[0]),
         ):
-            rows = Observations.of(matrix)
             ridge = objective.ridge(rows.counts, others)
-            prior = None if given is None else FeaturePrior(given, rows.counts > 0, ridge, objective)
+            prior = None if given is None else FeaturePrior(given, rows.counts > 0, ridge, objective, backend)
             sides.append(Side(name, rows, ridge, factors, prior))
-        return Factorization(objective, sides[0], sides[1], self.mean_)
+        return Factorization.start(objective, sides[0], sides[1], self.mean_, backend)
 
     def _adopt(self, state: Factorization) -> None:
         """Take over a finished factorization."""
-        self._users, self._items, self._spectrum = state.users.factors, state.items.factors, state.spectrum
+        self._users, self._items = state.host(state.users.factors), state.host(state.items.factors)
+        self._spectrum = state.spectrum
         weights = (
             None if side.prior is None else np.ascontiguousarray(side.prior.weights)
             for side in (state.users, state.items)
         )
         self.user_feature_weights_, self.item_feature_weights_ = weights
-        self._user_prior = None if state.users.prior is None else np.ascontiguousarray(state.users.prior.rows())
+        self._user_prior = None
+        if state.users.prior is not None:
+            self._user_prior = np.ascontiguousarray(state.host(state.users.prior.rows()))
         self._present()
 
     def _present(self) -> None:
@@ -420,18 +443,28 @@ class ALS(VectorModel):
             raise ValueError(f"interactions: shape {matrix.shape}; expected {len(self.user_map)} rows")
         csr = matrix.T.tocsr()
         prior = self._prior_of(item_features, self.item_feature_weights_, csr.shape[0], "item_features")
-        users, spectrum, rotation = copy_padded(self._users), None, None
-        f, threads = self.factors, _arrays.thread_count(self.threads)
+        rotation = None
+        backend, design = self._backend_of(csr), copy_padded(self._users)
+        spectrum = None
         if self.unobserved_weight > 0 and not self.nonnegative:
-            spectrum, rotation = eigenbasis(_core.gramian(users[:, :f], threads))
-            for matrix in (users, *([] if prior is None else [prior])):
-                _core.rotate(matrix[:, :f], rotation, threads)
-        found = self._fold(csr, users, len(self.user_map), spectrum, prior)
+            users = backend.matrix(design)
+            spectrum, rotation = eigenbasis(backend.gramian(users, self.factors))
+            backend.rotate(users, rotation)
+            design = backend.host(users)
+            if prior is not None:
+                _core.rotate(prior[:, : self.factors], rotation, _arrays.thread_count(self.threads))
+        found = self._fold(csr, design, len(self.user_map), spectrum, prior)
         if rotation is not None:
             turned = copy_padded(found)
-            _core.rotate(turned[:, :f], np.ascontiguousarray(rotation.T), threads)
+            back = np.ascontiguousarray(rotation.T)
+            _core.rotate(turned[:, : self.factors], back, _arrays.thread_count(self.threads))
             found = np.ascontiguousarray(turned)
         return found
+
+    def _backend_of(self, csr: Any) -> _als_backends.Backend:
+        """Choose where rows are solved exactly."""
+        operations = _als_backends.operations_of_exact(np.diff(csr.indptr), self.factors)
+        return _als_backends.for_solving(self.device, self._objective, operations)
 
     def _expect_columns(self, csr: Any, columns: int) -> None:
         if csr.shape[1] != columns:
@@ -451,16 +484,18 @@ class ALS(VectorModel):
     def _fold(
         self, csr: Any, design: Float32, others: int, spectrum: npt.NDArray[np.float64] | None, prior: Float32 | None
     ) -> Float32:
-        objective, rows = self._objective, Observations.of(csr)
-        solution = padded(csr.shape[0], objective.columns)
+        objective, rows, backend = self._objective, Observations.of(csr), self._backend_of(csr)
         dense = None
         if self.nonnegative and not self._explicit:
-            dense = _core.gramian(design[:, : self.factors], objective.threads)
-        solve_rows(
-            objective, rows, design, solution, objective.ridge(rows.counts, others), spectrum=spectrum, dense=dense,
-            mean=self.mean_, prior=prior, exact=True,
+            dense = backend.gramian(backend.matrix(design), self.factors)
+        ridge = objective.ridge(rows.counts, others)
+        solution = backend.matrix(padded(csr.shape[0], objective.columns))
+        backend.solve(
+            objective, backend.rows(rows, len(design)), backend.matrix(design), solution,
+            None if prior is None else backend.matrix(prior),
+            HalfStep(ridge, spectrum=spectrum, dense=dense, mean=self.mean_, exact=True),
         )  # fmt: skip
-        return np.ascontiguousarray(solution)
+        return np.ascontiguousarray(backend.host(solution))
 
     def partial_fit(
         self,
@@ -556,34 +591,27 @@ class ALS(VectorModel):
             if matrix.shape[0] != len(users):
                 raise ValueError(f"interactions: shape {matrix.shape}; expected {len(users)} rows, one for each user")
             prior = self._prior_of(user_features, self.user_feature_weights_, len(users), "user_features")
-        found: list[Any] = [None] * len(users)
-        for row in np.unique(rows):
-            places = np.flatnonzero(rows == row)
-            pull = np.zeros(self._items.shape[1]) if prior is None else prior[places[0]].astype(np.float64)
-            for place, explanation in zip(places, self._explain_row(matrix[[row]], wanted[places], pull), strict=True):
-                score, base, past, parts = explanation
-                found[place] = Explanation(user if single else users[place], item if single else items[place],
-                                           score, base, past, parts)  # fmt: skip
+        distinct, first, history = np.unique(rows, return_index=True, return_inverse=True)
+        objective, past = self._objective, Observations.of(matrix[distinct])
+        histories = _als_backends.Histories(
+            past, objective.ridge(past.counts, len(self._items)), None if prior is None else prior[first],
+            self._spectrum, self._dense_part(), self.mean_,
+        )  # fmt: skip
+        operations = len(wanted) * float(self.factors) ** 3
+        backend = _als_backends.for_solving(self.device, objective, operations)
+        parts, rest = backend.explain(objective, self._items, histories, wanted, history)
+        base = self.mean_ + self._items[wanted, -1].astype(np.float64) if self._explicit else np.zeros(len(wanted))
+        found = []
+        for place, (part, whole) in enumerate(zip(parts, rest + base, strict=True)):
+            begin, end = past.indptr[history[place] : history[place] + 2]
+            order = np.argsort(-part, kind="stable")
+            found.append(
+                Explanation(
+                    user if single else users[place], item if single else items[place], float(whole + part.sum()),
+                    float(whole), self.item_map.ids[past.indices[begin:end][order]], part[order],
+                )
+            )  # fmt: skip
         return found[0] if single else found
-
-    def _explain_row(self, history: Any, wanted: npt.NDArray[np.int64], prior: npt.NDArray[np.float64]) -> Any:
-        """Explain the scores of items for one history; yields score, base, past items and their parts."""
-        objective, past = self._objective, history.indices
-        design = self._items.astype(np.float64) if len(past) > len(self._items) else None
-        observed, targets = (self._items[rows].astype(np.float64) if design is None else design[rows]
-                             for rows in (past, wanted))  # fmt: skip
-        shift, base = np.zeros(len(past)), np.zeros(len(wanted))
-        if self._explicit:
-            shift, base = self.mean_ + observed[:, -1], self.mean_ + targets[:, -1]
-            observed[:, -1] = targets[:, -1] = 1.0
-        ridge = float(objective.ridge(np.array([len(past)]), len(self._items))[0])
-        parts, rest = contributions(
-            objective, observed, history.data.astype(np.float64), shift, self._dense_part(), ridge, prior, targets
-        )
-        for row in range(len(wanted)):
-            order = np.argsort(-parts[row], kind="stable")
-            whole = float(base[row] + rest[row])
-            yield float(whole + parts[row].sum()), whole, self.item_map.ids[past[order]], parts[row][order]
 
     def _dense_part(self) -> npt.NDArray[np.float64]:
         if self._spectrum is not None:

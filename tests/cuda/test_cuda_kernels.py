@@ -16,6 +16,7 @@ from salience import _device
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "kernels")]
 
 import fuzz_cuda  # noqa: E402
+from barriers import ALS_KERNELS, barriers, goes_wrong  # noqa: E402
 from test_screening_bound import KINDS as BOUND_KINDS  # noqa: E402
 from test_screening_bound import exact, pairs, with_infinities  # noqa: E402
 from test_topk import CROWDS, KINDS, METRICS, same, vectors  # noqa: E402
@@ -230,30 +231,15 @@ def drill(module, seed=0, skipped=""):
         assert np.array_equal(_device.select(module, scores, k)[0], reference.select(scores, k)[0])
 
 
-def barriers():
-    """Find the lines of barriers in the kernels."""
-    found = []
-    for path in sorted((Path(__file__).parents[2] / "csrc/cuda/kernels").glob("*.cuh")):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            if "block_barrier()" in line or "warp_barrier()" in line:
-                found.append(f"{path.name}:{number}")
-    return found
+BARRIERS = barriers(["*.cuh"], ALS_KERNELS)
 
 
 def test_every_kernel_meets_at_every_barrier(emulated):
     drill(emulated)
-    assert set(barriers()) <= set(emulated.barrier_sites())
+    assert set(BARRIERS) <= set(emulated.barrier_sites())
 
 
-@pytest.mark.parametrize("barrier", barriers())
+@pytest.mark.parametrize("barrier", BARRIERS)
 def test_no_barrier_can_be_removed(emulated, barrier):
     """Each barrier of each kernel is needed: without it some order of lanes gives a report or another answer."""
-
-    def goes_wrong(attempt):
-        try:
-            drill(emulated, 100 * attempt, barrier)
-        except (RuntimeError, AssertionError):
-            return True
-        return False
-
-    assert any(goes_wrong(attempt) for attempt in range(8))
+    assert any(goes_wrong(drill, emulated, attempt, barrier) for attempt in range(8))

@@ -127,9 +127,12 @@ void bind_emulator(py::module_& module) {
   module.def(
       "configure",
       [](uint64_t seed, int64_t memory, int64_t shared_bytes, int multiprocessors, const std::string& skipped,
-         bool noise) { emulator::configure({seed, memory, shared_bytes, multiprocessors, skipped, noise}); },
+         bool noise, int64_t launches) {
+        emulator::configure({seed, memory, shared_bytes, multiprocessors, skipped, noise, launches});
+      },
       py::arg("seed") = 0, py::arg("memory") = int64_t{1} << 30, py::arg("shared_bytes") = 99 << 10,
-      py::arg("multiprocessors") = 2, py::arg("skipped") = "", py::arg("noise") = true);
+      py::arg("multiprocessors") = 2, py::arg("skipped") = "", py::arg("noise") = true,
+      py::arg("launches") = -1);
   module.def("allocated", emulator::allocated);
   module.def("barrier_sites", emulator::barrier_sites);
   module.def("take_launches", [] {

@@ -16,7 +16,8 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
-    *(f"csrc/cuda/{name}" for name in ("catalogue.cu", "similarity.cu", "select.cu", "topk.cu", "module.cpp")),
+    *(f"csrc/cuda/{name}.cu" for name in ("topk", "als", "als_factors", "catalogue", "similarity", "select")),
+    "csrc/cuda/module.cpp", "csrc/cuda/als_module.cpp",
     "csrc/core/validate.cpp", "tests/cuda_on_cpu/emulator.cpp", "tests/cuda_on_cpu/bindings.cpp",
 )  # fmt: skip
 FOLDERS = ("csrc/core", "csrc/cuda", "csrc/bindings", "tests/cuda_on_cpu")

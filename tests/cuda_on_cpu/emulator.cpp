@@ -212,6 +212,12 @@ std::string stuck(const Block& block) {
   return text;
 }
 
+// A device that is lost fails at everything from then on.
+void check_alive(const std::string& doing) {
+  if (all.settings.launches == 0)
+    throw DeviceError("CUDA: " + doing + ": cudaErrorLaunchFailure (unspecified launch failure)");
+}
+
 // --- Memory ---
 
 const size_t kPage = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -573,9 +579,10 @@ DeviceLimits device_limits() { return {all.settings.multiprocessors, all.setting
 Stream default_stream() { return reinterpret_cast<Stream>(2); }
 DeviceScope::DeviceScope(const void*) : before_(0) {}
 DeviceScope::~DeviceScope() = default;
-void synchronize(Stream) {}
+void synchronize(Stream) { emulator::check_alive("waiting for the stream"); }
 
 void copy(void* to, const void* from, int64_t bytes, Stream) {
+  emulator::check_alive("copying");
   if (bytes != 0) std::memmove(to, from, static_cast<size_t>(bytes));
 }
 void copy_rows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t bytes, int64_t rows,
@@ -591,6 +598,7 @@ void fill(void* at, uint8_t byte, int64_t bytes, Stream) {
 
 void* allocate(int64_t bytes, Stream, const char* what) {
   if (bytes == 0) return nullptr;
+  emulator::check_alive("allocating memory");
   const std::lock_guard<std::mutex> lock(all.mutex);
   if (all.allocated + bytes > all.settings.memory)
     throw OutOfDeviceMemory("device: too little memory for " + std::string(what) + ": " +
@@ -632,6 +640,8 @@ void launch_kernel(const char* name, void (*kernel)(), const LaunchShape& shape,
   if (shape.shared_bytes > all.settings.shared_bytes)
     throw emulator::Report(std::string(name) + ": " + std::to_string(shape.shared_bytes) +
                            " bytes of shared memory");
+  emulator::check_alive(std::string("launching ") + name);
+  if (all.settings.launches > 0) --all.settings.launches;
   all.launches.push_back({name, shape.blocks, shape.threads, stream});
   if (all.launches.size() > 100000) all.launches.clear();
   const emulator::Launching launching{name, kernel, arguments, call};

@@ -18,8 +18,9 @@ struct Settings {
   int64_t memory = int64_t{1} << 30;  // of the device, in bytes
   int64_t shared_bytes = 99 << 10;    // of a block
   int multiprocessors = 2;
-  std::string skipped;  // a barrier that is ignored, as "file:line"
-  bool noise = true;    // matrix products as far off as the hardware may be
+  std::string skipped;    // a barrier that is ignored, as "file:line"
+  bool noise = true;      // matrix products as far off as the hardware may be
+  int64_t launches = -1;  // after which the device is lost; negative: never
 };
 
 struct Launch {

@@ -190,6 +190,7 @@ inline double exact_multiply_add(double a, double b, double c) { return a * b + 
 inline float multiply_add(float a, float b, float c) {
   return static_cast<float>(static_cast<double>(a) * b + c);
 }
+inline double multiply_add(double a, double b, double c) { return a * b + c; }
 inline double divide_rn(double a, double b) { return a / b; }
 inline double square_root_rn(double a) { return std::sqrt(a); }
 inline float float_rn(double a) { return static_cast<float>(a); }

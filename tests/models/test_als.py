@@ -188,7 +188,13 @@ def test_divergence_names_the_row():
         ({"seed": -1}, ValueError, "seed: -1"),
         ({"threads": 0}, ValueError, "threads: 0"),
         ({"solver": "magic"}, ValueError, "solver: 'magic'"),
-        ({"device": "cuda"}, ValueError, "device: 'cuda'"),
+        ({"device": "gpu"}, ValueError, "device: 'gpu'"),
+        (
+            {"device": "cuda", "solver": "subspace"},
+            ValueError,
+            "solver: 'subspace' with device 'cuda'; expected 'auto'",
+        ),
+        ({"device": "cuda", "nonnegative": True}, ValueError, "nonnegative: True with device 'cuda'"),
     ],
 )
 def test_wrong_settings(arguments, error, words):
