@@ -21,5 +21,7 @@ template <class T>
 Status validate(const ScoreRanksArguments<T>& arguments);
 Status validate(const ListRanksArguments& arguments);
 Status validate(const RankMetricsArguments& arguments);
+Status validate(const DiversifyArguments& arguments);
+Status validate(const CalibrateArguments& arguments);
 
 }  // namespace salience

@@ -122,3 +122,16 @@ def rank_metrics(
     formulas: list[tuple[int, int, float]],
     threads: int,
 ) -> npt.NDArray[np.float64]: ...
+def diversify(
+    items: _Int64, scores: _Float32, vectors: _Float32, k: int, diversity: str, trade_off: float, threads: int
+) -> _Int64: ...
+def calibrate(
+    items: _Int64,
+    scores: _Float32,
+    categories: _Pattern,
+    shares: _Float32,
+    targets: npt.NDArray[np.float64],
+    k: int,
+    trade_off: float,
+    threads: int,
+) -> _Int64: ...

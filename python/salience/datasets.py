@@ -60,6 +60,25 @@ def movielens_titles(folder: str | Path | None = None) -> dict[int, str]:
         return {int(row["movieId"]): row["title"] for row in csv.DictReader(file)}
 
 
+def movielens_genres(
+    items: npt.NDArray[np.int64], folder: str | Path | None = None
+) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Load the genres of movies of ml-latest-small: ones and zeros of shape (items, genres), and the genres' names.
+
+    ``items`` are movie ids; a movie without genres, or one that is not known, has a row of zeros.
+    """
+    with _checked("ml-latest-small/movies.csv", folder).open(encoding="utf-8", newline="") as file:
+        of_movie = {int(row["movieId"]): row["genres"].split("|") for row in csv.DictReader(file)}
+    names = sorted({genre for genres in of_movie.values() for genre in genres} - {"(no genres listed)"})
+    column = {name: number for number, name in enumerate(names)}
+    table = np.zeros((len(items), len(names)), np.float32)
+    for row, item in enumerate(np.asarray(items).tolist()):
+        for genre in of_movie.get(item, ()):
+            if genre in column:
+                table[row, column[genre]] = 1.0
+    return table, tuple(names)
+
+
 def _lists(path: Path, shape: tuple[int, int], *, counted: bool) -> Interactions:
     """Read one line a user; ``counted`` lines begin with their length, others with the user."""
     users: list[int] = []
