@@ -97,13 +97,36 @@ def _greedy(rows, scores, k, gains):
     return out
 
 
+def unit_rows(vectors):
+    """Rows of length 1: a float32 product with the rounded inverse of the norm."""
+    x = np.asarray(vectors, np.float32)
+    squares = _lane_total(x.astype(np.float64) ** 2)
+    with np.errstate(divide="ignore"):
+        scale = np.where(squares > 0, 1.0 / np.sqrt(squares), 0.0).astype(np.float32)
+    return x * scale[:, None]
+
+
+def unit_products(a, b):
+    """Products of unit rows, sixteen float32 lanes and a tree; shape (m, n)."""
+    terms = np.asarray(a, np.float32)[:, None, :] * np.asarray(b, np.float32)[None, :, :]
+    lanes = np.zeros((*terms.shape[:2], 16), np.float32)
+    for start in range(0, terms.shape[2], 16):
+        part = terms[..., start : start + 16]
+        lanes[..., : part.shape[-1]] += part
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes[..., 0]
+
+
 def mmr(rows, scores, vectors, k, trade_off):
     """Positions chosen by maximal marginal relevance, comparing everything with everything."""
 
     def gains(line, items, relevance, chosen):
         if not chosen:
             return (1.0 - trade_off) * relevance
-        near = similarity(vectors[items], vectors[items[chosen]], "cosine").astype(np.float64).max(axis=1)
+        units = unit_rows(vectors[items])
+        near = unit_products(units, units[chosen]).astype(np.float64).max(axis=1)
         return (1.0 - trade_off) * relevance - trade_off * near
 
     return _greedy(rows, scores, k, gains)
@@ -114,12 +137,13 @@ def dpp(rows, scores, vectors, k, trade_off, ridge=1e-3):
 
     def gains(line, items, relevance, chosen):
         left, parts = np.ones(len(items)), np.zeros((len(items), len(chosen)))
-        cosines = similarity(vectors[items], vectors[items[chosen]], "cosine").astype(np.float64)
+        units = unit_rows(vectors[items])
+        products = unit_products(units, units[chosen]).astype(np.float64)
         for step, j in enumerate(chosen):
             shared = np.zeros(len(items))
             for s in range(step):
                 shared = shared + parts[j, s] * parts[:, s]
-            parts[:, step] = ((1.0 - ridge) * cosines[:, step] - shared) / np.sqrt(left[j])
+            parts[:, step] = ((1.0 - ridge) * products[:, step] - shared) / np.sqrt(left[j])
             left = np.maximum(left - parts[:, step] ** 2, ridge)
         return (1.0 - trade_off) * relevance + trade_off * fixed_log(left.astype(np.float32).astype(np.float64))
 

@@ -1,5 +1,5 @@
-// Logarithm and exponential of a few fixed operations, each rounded to float64: the same bits on every machine,
-// which the C library's do not promise. Relative error below 1e-15.
+// Logarithm and exponential of a few fixed operations, each rounded to float64: the same bits on every
+// machine, which the C library's do not promise. Relative error below 1e-15.
 //
 // Static, so that kernels may use them too (see cpu/kernel_table.h); without branches, so that loops of them
 // become vector code.
@@ -37,9 +37,18 @@ inline double fixed_exp(double x) {
   constexpr double kRound = 0x1.8p52;  // adding it leaves whole numbers
   const double shifted = x * 0x1.71547652b82fep0 + kRound, n = shifted - kRound;
   const double r = (x - n * kLn2High) - n * kLn2Low;
-  constexpr double kTerms[] = {1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0,
-                               1.0 / 40320.0,     1.0 / 5040.0,     1.0 / 720.0,     1.0 / 120.0,
-                               1.0 / 24.0,        1.0 / 6.0,        0.5,             1.0,
+  constexpr double kTerms[] = {1.0 / 479001600.0,
+                               1.0 / 39916800.0,
+                               1.0 / 3628800.0,
+                               1.0 / 362880.0,
+                               1.0 / 40320.0,
+                               1.0 / 5040.0,
+                               1.0 / 720.0,
+                               1.0 / 120.0,
+                               1.0 / 24.0,
+                               1.0 / 6.0,
+                               0.5,
+                               1.0,
                                1.0};
   double sum = 1.0 / 6227020800.0;
   for (const double term : kTerms) sum = sum * r + term;

@@ -1,10 +1,11 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/elementary.h"
 #include "core/validate.h"
-#include "cpu/canonical_queries.h"
+#include "cpu/instruction_sets.h"
 #include "cpu/operations.h"
 
 namespace salience::cpu {
@@ -33,179 +34,150 @@ void gather(const Candidates& candidates, int64_t list, std::vector<Slot>& slots
     slot.relevance = largest > least ? (slot.relevance - least) / (largest - least) : 0.0;
 }
 
-// What a slot would gain, or at most; in a heap the best comes first.
-struct Bid {
-  double gain;
-  int64_t slot;
-  friend bool operator<(const Bid& a, const Bid& b) {
-    return a.gain < b.gain || (a.gain == b.gain && a.slot > b.slot);
-  }
-};
-
-// One list at a time, greedily. Gains never grow, so a slot is compared with those chosen since its last
-// comparison only when its old gain is the largest of all: the choice is that of a full comparison.
+// One list at a time, greedily. A slot's gain never grows, so it is compared with those chosen since its last
+// comparison only where its old gain still beats the best new one: the choice is that of a full comparison.
 class Diversifier {
  public:
-  Diversifier(const DiversifyArguments& arguments, const double* norms)
+  explicit Diversifier(const DiversifyArguments& arguments)
       : a_(arguments),
-        all_norms_(norms),
         k_(arguments.positions.columns),
-        stride_((arguments.vectors.columns + 7) / 8 * 8),
-        queries_(static_cast<size_t>(k_ * stride_)),
-        query_norms_(static_cast<size_t>(k_)) {}
+        padded_((arguments.vectors.columns + kFactorPadding - 1) / kFactorPadding * kFactorPadding) {}
 
-  void list(int64_t row) {
+  // Returns an item whose vector is not finite, or -1.
+  int64_t list(int64_t row) {
     gather(a_.candidates, row, slots_);
     int64_t* const out = a_.positions.row(row);
     std::fill_n(out, k_, int64_t{-1});
-    if (slots_.empty()) return;
-    prepare();
-    choose(first());
-    compare_all();
-    size_t most = kBatch;
-    while (!bids_.empty() && static_cast<int64_t>(chosen_.size()) < k_) {
-      if (current(bids_.front().slot)) {
-        choose(pop());
-        most = kBatch;
-        continue;
-      }
-      batch_.clear();
-      while (!bids_.empty() && batch_.size() < most && !current(bids_.front().slot)) batch_.push_back(pop());
-      compare(batch_);
-      most *= 2;  // many have fallen behind: they may all have
+    if (const int64_t wrong = prepare(); wrong >= 0) return slots_[static_cast<size_t>(wrong)].item;
+    const int64_t steps = std::min(k_, static_cast<int64_t>(slots_.size()));
+    for (int64_t step = 0; step < steps; ++step) {
+      const size_t slot = best();
+      out[step] = slots_[slot].position;
+      choose(slot);
+      if (step == 0) look_ahead();
     }
-    for (size_t s = 0; s < chosen_.size(); ++s) out[s] = slots_[static_cast<size_t>(chosen_[s])].position;
+    return -1;
   }
 
  private:
+  static constexpr size_t kBatch = 8;  // slots compared together
+
   bool determinant() const { return a_.diversity == Diversity::determinant; }
 
-  void prepare() {
+  // Before anything is chosen relevance alone decides.
+  int64_t prepare() {
     const size_t count = slots_.size();
     chosen_.clear();
-    bids_.clear();
+    chosen_units_.clear();
     compared_.assign(count, 0);
-    nearest_.assign(count, -2.0);
+    nearest_.assign(count, kNoProduct);
     left_.assign(count, 1.0);
-    if (determinant()) parts_.resize(count * static_cast<size_t>(k_));
+    gains_.resize(count);
     rows_.resize(count);
-    norms_.resize(count);
-    batch_rows_.resize(count);
-    batch_norms_.resize(count);
     for (size_t i = 0; i < count; ++i) {
       rows_[i] = a_.vectors.row(slots_[i].item);
-      if (all_norms_ != nullptr) {
-        norms_[i] = all_norms_[slots_[i].item];
-      } else {
-        kernels().squared_norms(rows_[i], 0, 1, a_.vectors.columns, &norms_[i]);
-      }
+      gains_[i] = (1.0 - a_.trade_off) * slots_[i].relevance;
     }
+    if (determinant()) parts_.resize(count * static_cast<size_t>(k_));
+    units_.resize(count * static_cast<size_t>(padded_));
+    return kernels().unit_rows(rows_.data(), static_cast<int64_t>(count), a_.vectors.columns, units_.data(),
+                               padded_);
   }
 
-  // Before anything is chosen relevance alone decides.
-  int64_t first() const {
-    int64_t best = 0;
-    for (size_t i = 1; i < slots_.size(); ++i)
-      if ((1.0 - a_.trade_off) * slots_[i].relevance >
-          (1.0 - a_.trade_off) * slots_[static_cast<size_t>(best)].relevance)
-        best = static_cast<int64_t>(i);
-    return best;
+  const float* unit(size_t slot) const { return units_.data() + static_cast<int64_t>(slot) * padded_; }
+
+  bool current(size_t slot) const { return compared_[slot] == chosen_.size(); }
+
+  // The first slot of the largest gain.
+  size_t best() {
+    size_t top = 0;
+    for (size_t i = 1; i < gains_.size(); ++i)
+      if (gains_[i] > gains_[top]) top = i;
+    if (current(top)) return top;
+    batch_.assign(1, top);
+    compare(top);
+    for (size_t i = 0; i < gains_.size(); ++i) {
+      if (!beats(i, top) || current(i)) continue;
+      batch_.push_back(i);
+      if (batch_.size() == kBatch) compare(top);
+    }
+    compare(top);
+    return top;
   }
 
-  void choose(int64_t slot) {
-    double* const query = queries_.data() + chosen_.size() * static_cast<size_t>(stride_);
-    std::copy_n(rows_[static_cast<size_t>(slot)], a_.vectors.columns, query);
-    query_norms_[chosen_.size()] = norms_[static_cast<size_t>(slot)];
+  bool beats(size_t slot, size_t other) const {
+    return gains_[slot] > gains_[other] || (gains_[slot] == gains_[other] && slot < other);
+  }
+
+  void choose(size_t slot) {
+    gains_[slot] = -std::numeric_limits<double>::infinity();
     chosen_.push_back(slot);
+    chosen_units_.push_back(unit(slot));
   }
 
-  bool current(int64_t slot) const { return compared_[static_cast<size_t>(slot)] == chosen_.size(); }
-
-  int64_t pop() {
-    std::pop_heap(bids_.begin(), bids_.end());
-    const int64_t slot = bids_.back().slot;
-    bids_.pop_back();
-    return slot;
+  // Only the first comparison can raise a gain, where a product is negative: from here on none exceeds this.
+  void look_ahead() {
+    for (size_t i = 0; i < gains_.size(); ++i)
+      if (i != chosen_[0]) gains_[i] = gain(i);
   }
 
-  // Everything with the first that was chosen.
-  void compare_all() {
-    if (k_ == 1) return;
+  // The batch with those chosen since each was last compared; `top` becomes the best that is current.
+  void compare(size_t& top) {
+    const size_t count = batch_.size(), now = chosen_.size();
+    size_t begin = now;
+    const float* rows[kBatch];
+    for (size_t n = 0; n < count; ++n) {
+      begin = std::min(begin, compared_[batch_[n]]);
+      rows[n] = unit(batch_[n]);
+    }
+    products_.resize((now - begin) * kBatch);
+    kernels().unit_products(chosen_units_.data() + begin, static_cast<int64_t>(now - begin), rows,
+                            static_cast<int64_t>(count), padded_, products_.data(), kBatch);
+    for (size_t n = 0; n < count; ++n) {
+      const size_t slot = batch_[n];
+      for (size_t step = compared_[slot]; step < now; ++step)
+        account(slot, step, static_cast<double>(products_[(step - begin) * kBatch + n]));
+      compared_[slot] = now;
+      gains_[slot] = gain(slot);
+      if (beats(slot, top)) top = slot;
+    }
     batch_.clear();
-    for (size_t i = 0; i < slots_.size(); ++i)
-      if (static_cast<int64_t>(i) != chosen_[0]) batch_.push_back(static_cast<int64_t>(i));
-    compare(batch_);
   }
 
-  // Slots with those chosen since each was last compared; then they bid anew.
-  void compare(const std::vector<int64_t>& slots) {
-    size_t begin = chosen_.size();
-    const size_t count = slots.size();
-    for (size_t n = 0; n < count; ++n) {
-      const auto i = static_cast<size_t>(slots[n]);
-      begin = std::min(begin, compared_[i]);
-      batch_rows_[n] = rows_[i];
-      batch_norms_[n] = norms_[i];
-    }
-    const size_t steps = chosen_.size() - begin;
-    cosines_.resize(std::max(cosines_.size(), steps * count));
-    kernels().canonical({Metric::cosine, queries_.data() + begin * static_cast<size_t>(stride_), stride_,
-                         static_cast<int64_t>(steps), query_norms_.data() + begin, batch_rows_.data(),
-                         batch_norms_.data(), static_cast<int64_t>(count), a_.vectors.columns,
-                         cosines_.data(), static_cast<int64_t>(count)});
-    for (size_t n = 0; n < count; ++n) {
-      const auto i = static_cast<size_t>(slots[n]);
-      for (size_t step = compared_[i]; step < chosen_.size(); ++step)
-        account(slots[n], step, static_cast<double>(cosines_[(step - begin) * count + n]));
-      compared_[i] = chosen_.size();
-      bids_.push_back({gain(slots[n]), slots[n]});
-      std::push_heap(bids_.begin(), bids_.end());
-    }
-  }
-
-  void account(int64_t slot, size_t step, double cosine) {
-    const auto i = static_cast<size_t>(slot);
+  void account(size_t slot, size_t step, double product) {
     if (!determinant()) {
-      nearest_[i] = std::max(nearest_[i], cosine);
+      nearest_[slot] = std::max(nearest_[slot], product);
       return;
     }
-    const auto j = static_cast<size_t>(chosen_[step]);
-    const double* const theirs = parts_.data() + j * static_cast<size_t>(k_);
-    double* const mine = parts_.data() + i * static_cast<size_t>(k_);
+    const double* const theirs = parts_.data() + chosen_[step] * static_cast<size_t>(k_);
+    double* const mine = parts_.data() + slot * static_cast<size_t>(k_);
     double shared = 0.0;
     for (size_t s = 0; s < step; ++s) shared += theirs[s] * mine[s];
-    mine[step] = ((1.0 - kDeterminantRidge) * cosine - shared) / std::sqrt(left_[j]);
-    left_[i] = std::max(left_[i] - mine[step] * mine[step], kDeterminantRidge);
+    mine[step] = ((1.0 - kDeterminantRidge) * product - shared) / std::sqrt(left_[chosen_[step]]);
+    left_[slot] = std::max(left_[slot] - mine[step] * mine[step], kDeterminantRidge);
   }
 
-  double gain(int64_t slot) const {
-    const auto i = static_cast<size_t>(slot);
-    const double relevance = (1.0 - a_.trade_off) * slots_[i].relevance;
-    if (!determinant()) return relevance - a_.trade_off * nearest_[i];
-    return relevance + a_.trade_off * fixed_log(static_cast<double>(static_cast<float>(left_[i])));
+  double gain(size_t slot) const {
+    const double relevance = (1.0 - a_.trade_off) * slots_[slot].relevance;
+    if (!determinant()) return relevance - a_.trade_off * nearest_[slot];
+    return relevance + a_.trade_off * fixed_log(static_cast<double>(static_cast<float>(left_[slot])));
   }
-
-  static constexpr size_t kBatch = 4;
 
   const DiversifyArguments& a_;
-  const double* const all_norms_;  // null: those of a list are computed as it comes
   const int64_t k_;
-  const int64_t stride_;
+  const int64_t padded_;
   std::vector<Slot> slots_;
-  std::vector<const float*> rows_;  // of slots, their vectors
-  std::vector<double> norms_;       // and their squared norms
-  std::vector<int64_t> chosen_;     // slots, in order
-  std::vector<double> queries_;     // their vectors
-  std::vector<double> query_norms_;
-  std::vector<Bid> bids_;
+  std::vector<const float*> rows_;  // their vectors
+  std::vector<float> units_;        // and these of length 1
+  std::vector<double> gains_;       // as of their last comparison; -infinity once chosen
+  std::vector<size_t> chosen_;      // slots, in order
+  std::vector<const float*> chosen_units_;
   std::vector<size_t> compared_;  // with how many of the chosen
-  std::vector<double> nearest_;   // largest cosine with a chosen one
+  std::vector<double> nearest_;   // largest product with a chosen one
   std::vector<double> left_;      // v of the contract
   std::vector<double> parts_;     // e of the contract, k for each slot
-  std::vector<int64_t> batch_;
-  std::vector<const float*> batch_rows_;
-  std::vector<double> batch_norms_;
-  std::vector<float> cosines_;
+  std::vector<size_t> batch_;
+  std::vector<float> products_;
 };
 
 // One list at a time, greedily; terms are those of the categories with a positive target.
@@ -217,7 +189,7 @@ class Calibrator {
     terms_.resize(width);
   }
 
-  void list(int64_t row) {
+  int64_t list(int64_t row) {
     gather(a_.candidates, row, slots_);
     target_ = a_.targets.row(row);
     std::fill(sums_.begin(), sums_.end(), 0.0);
@@ -231,6 +203,7 @@ class Calibrator {
       add(slots_[best].item);
       slots_.erase(slots_.begin() + static_cast<std::ptrdiff_t>(best));
     }
+    return -1;
   }
 
  private:
@@ -294,34 +267,38 @@ class Calibrator {
 
 constexpr int64_t kListsAUnit = 16;
 
-// Runs method(list) on every list, in units, with a method of its own for each.
-template <class Method, class Make>
-Status for_lists(const Context& context, const Candidates& candidates, double operations, Make make) {
-  const int64_t lists = candidates.items.rows, units = (lists + kListsAUnit - 1) / kListsAUnit;
-  return parallel_for(context, worker_count(context, units, operations), units,
-                      [&](int64_t unit, Worker& worker) {
-                        Method method = make();
-                        const int64_t end = std::min(lists, (unit + 1) * kListsAUnit);
-                        for (int64_t row = unit * kListsAUnit; row < end && !worker.should_stop(); ++row)
-                          method.list(row);
-                      });
+// Runs Method(arguments).list(row) on every list, in units; an item that it names ends the operation.
+template <class Method, class Arguments>
+Status for_lists(const Arguments& arguments, const Context& context, double operations) {
+  const int64_t lists = arguments.positions.rows, units = (lists + kListsAUnit - 1) / kListsAUnit;
+  const int workers = worker_count(context, units, operations);
+  // One for each worker, whose memory grows once.
+  std::vector<Method> methods(static_cast<size_t>(workers), Method(arguments));
+  std::vector<int64_t> wrong(static_cast<size_t>(units), -1);
+  SALIENCE_RETURN_IF_ERROR(parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
+    Method& method = methods[static_cast<size_t>(worker.index())];
+    int64_t item = -1;
+    const int64_t end = std::min(lists, (unit + 1) * kListsAUnit);
+    for (int64_t row = unit * kListsAUnit; row < end && item < 0 && !worker.should_stop(); ++row)
+      item = method.list(row);
+    wrong[static_cast<size_t>(unit)] = item;
+  }));
+  for (const int64_t item : wrong) {
+    if (item < 0) continue;
+    return Status::invalid("vectors: a value that is not finite in row " + std::to_string(item) +
+                           "; expected finite numbers");
+  }
+  return {};
 }
 
 }  // namespace
 
 Status diversify(const DiversifyArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
-  const auto& vectors = arguments.vectors;
-  const int64_t slots = arguments.candidates.items.rows * arguments.candidates.items.columns;
-  std::vector<double> norms;
-  if (slots >= vectors.rows) {
-    norms.resize(static_cast<size_t>(vectors.rows));
-    kernels().squared_norms(vectors.data, vectors.row_stride, vectors.rows, vectors.columns, norms.data());
-  }
-  const double operations = 8.0 * static_cast<double>(slots) * static_cast<double>(vectors.columns + 16);
-  return for_lists<Diversifier>(context, arguments.candidates, operations, [&] {
-    return Diversifier(arguments, norms.empty() ? nullptr : norms.data());
-  });
+  const auto& items = arguments.candidates.items;
+  const double operations = 8.0 * static_cast<double>(items.rows) * static_cast<double>(items.columns) *
+                            static_cast<double>(arguments.vectors.columns + 16);
+  return for_lists<Diversifier>(arguments, context, operations);
 }
 
 Status calibrate(const CalibrateArguments& arguments, const Context& context) {
@@ -329,8 +306,7 @@ Status calibrate(const CalibrateArguments& arguments, const Context& context) {
   const auto& items = arguments.candidates.items;
   const double operations = 50.0 * static_cast<double>(items.rows) * static_cast<double>(items.columns) *
                             static_cast<double>(arguments.positions.columns);
-  return for_lists<Calibrator>(context, arguments.candidates, operations,
-                               [&] { return Calibrator(arguments); });
+  return for_lists<Calibrator>(arguments, context, operations);
 }
 
 }  // namespace salience::cpu

@@ -135,3 +135,13 @@ def calibrate(
     trade_off: float,
     threads: int,
 ) -> _Int64: ...
+def unit_rows(vectors: _Float32, threads: int) -> _Float32: ...
+def attend(
+    units: _Float32,
+    history: _Pattern,
+    log_weights: npt.NDArray[np.float64] | None,
+    candidates: _Int64 | None,
+    temperature: float,
+    smoothing: float,
+    threads: int,
+) -> _Float32: ...

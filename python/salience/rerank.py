@@ -55,7 +55,8 @@ def mmr(candidates: Any, vectors: Any, k: int = 10, *, trade_off: float = 0.3, t
     Notes
     -----
     Carbonell and Goldstein, "The use of MMR, diversity-based reranking" (SIGIR 1998). Cosines are taken only
-    where a bound (a gain never grows) leaves a doubt: at most n m k d operations, usually nearer to n m d.
+    where a bound (a gain never grows) leaves a doubt: at most n m k d operations, usually nearer to n m d; and
+    items d to check the vectors.
     """
     return _diversify(candidates, vectors, k, "mmr", trade_off, threads)
 
@@ -174,7 +175,7 @@ def _diversify(candidates: Any, vectors: Any, k: int, diversity: str, trade_off:
     positions = _core.diversify(
         asked,
         scores,
-        _arrays.finite(vectors, argument="vectors"),
+        _arrays.dense(vectors, argument="vectors"),
         max(min(length, rows.shape[1]), 1),
         diversity,
         _share(trade_off),

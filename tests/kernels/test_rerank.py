@@ -156,7 +156,9 @@ def test_recommendations_keep_their_ids():
     for line in range(2):
         assert set(found.ids[line]) - {-1} == set(best.ids[line]) - {-1}
         shown = dict(zip(best.ids[line], best.scores[line], strict=True))
-        assert all(shown[item] == score for item, score in zip(found.ids[line], found.scores[line], strict=True) if item >= 0)
+        assert all(
+            shown[item] == score for item, score in zip(found.ids[line], found.scores[line], strict=True) if item >= 0
+        )
 
 
 def test_lists_without_slots_or_rows():
