@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-
 from salience import ALS, Interactions
 from salience.datasets import load_movielens, movielens_genres
 from salience.evaluation import splits, tradeoff_curve
