@@ -227,6 +227,13 @@ def positive_part(matrices: Float64) -> Float64:
     return np.asarray((vectors * np.maximum(values, 0)[:, None, :]) @ vectors.transpose(0, 2, 1))
 
 
+def _positive(data: Interactions) -> Any:
+    """Return ones where values are positive: how much a user likes an item must not widen what the user changes."""
+    matrix = data.select(data.matrix.data > 0).matrix
+    matrix.data = np.ones_like(matrix.data)
+    return matrix
+
+
 def bounded_sample(
     matrix: Any, most: int, random: np.random.Generator, *, rank: npt.NDArray[Any] | None = None
 ) -> Any:
@@ -390,7 +397,7 @@ class PrivateALS(VectorModel):
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         budget = gaussian_budget(self.epsilon, self.delta)
         noise = Noise.of(budget, self.steps, counts=self.head_items is not None, moments=self.moments == "own")
-        positive = data.select(data.matrix.data > 0).matrix
+        positive = _positive(data)
         counts, head = self._count(positive, noise, random)
         known = np.ones(len(head)) if counts is None else np.maximum(counts[head], 1.0)
         items = self._train(sp.csr_matrix(positive[:, head]), known, noise, random, progress)
@@ -502,7 +509,7 @@ class PrivateALS(VectorModel):
         data = as_interactions(interactions)
         if data.shape[1] != len(self.item_map):
             raise ValueError(f"interactions: shape {data.shape}; expected {len(self.item_map)} columns")
-        positive = data.select(data.matrix.data > 0).matrix
+        positive = _positive(data)
         head = np.flatnonzero(self.head_)
         return self._solve_users(Observations.of(sp.csr_matrix(positive[:, head])), self.item_factors_[head])
 
