@@ -184,3 +184,37 @@ def calibrated(rows, scores, categories, targets, k, trade_off, smoothing=0.01):
         return out
 
     return _greedy(rows, scores, k, gains)
+
+
+def fixed_exp(x):
+    """The exponential of core/elementary.h, to the bit."""
+    x = np.asarray(x, np.float64)
+    n = (x * float.fromhex("0x1.71547652b82fep0") + 1.5 * 2.0**52) - 1.5 * 2.0**52
+    r = (x - n * _LN2[0]) - n * _LN2[1]
+    total, factorial = np.full(x.shape, 1.0 / 6227020800.0), 479001600
+    for order in range(12, 1, -1):
+        total = total * r + 1.0 / factorial
+        factorial //= order
+    total = (total * r + 1.0) * r + 1.0
+    return np.ldexp(total, n.astype(np.int64))
+
+
+def attend(units, histories, candidates, temperature, smoothing, log_weights=None):
+    """Attention of candidates over histories; ``histories`` and ``log_weights`` hold an array for each user."""
+    out = np.full(candidates.shape, -np.inf, np.float32)
+    for user, (past, items) in enumerate(zip(histories, candidates, strict=True)):
+        for slot, item in enumerate(items):
+            if item < 0:
+                continue
+            total = weights = 0.0
+            for j, other in enumerate(past):
+                if other == item:
+                    continue
+                product = float(unit_products(units[[other]], units[[item]])[0, 0])
+                exponent = (product - 1.0) / temperature + (0.0 if log_weights is None else log_weights[user][j])
+                weight = float(fixed_exp(max(exponent, -700.0)))
+                total += weight * product
+                weights += weight
+            scale = fixed_exp(-smoothing * fixed_log(weights if weights > 0 else 1.0))
+            out[user, slot] = np.float32(total * scale)
+    return out

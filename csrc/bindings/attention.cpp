@@ -19,7 +19,7 @@ py::object unit_rows(const Floats& vectors, int threads) {
 }
 
 py::array_t<float> attend(const Floats& units, const Pattern& history,
-                          const std::optional<Weights>& log_weights, const std::optional<Lists>& candidates,
+                          const std::optional<Weights>& log_weights, const Lists& candidates,
                           double temperature, double smoothing, int threads) {
   AttentionArguments arguments;
   arguments.units = matrix("units", units);
@@ -30,10 +30,8 @@ py::array_t<float> attend(const Floats& units, const Pattern& history,
                             std::to_string(arguments.history.entries));
     arguments.log_weights = log_weights->data();
   }
-  if (candidates) arguments.candidates = matrix("candidates", *candidates);
-  py::array_t<float> out(
-      {arguments.history.rows, candidates ? arguments.candidates.columns : arguments.units.rows});
-  if (out.size() == 0) return out;
+  arguments.candidates = matrix("candidates", candidates);
+  py::array_t<float> out({arguments.candidates.rows, arguments.candidates.columns});
   arguments.temperature = temperature;
   arguments.smoothing = smoothing;
   arguments.out = writable(out);
@@ -46,7 +44,8 @@ py::array_t<float> attend(const Floats& units, const Pattern& history,
 void bind_attention(py::module_& module) {
   module.def("unit_rows", unit_rows, py::arg("vectors").noconvert(), py::arg("threads"));
   module.def("attend", attend, py::arg("units").noconvert(), py::arg("history"), py::arg("log_weights"),
-             py::arg("candidates"), py::arg("temperature"), py::arg("smoothing"), py::arg("threads"));
+             py::arg("candidates").noconvert(), py::arg("temperature"), py::arg("smoothing"),
+             py::arg("threads"));
 }
 
 }  // namespace salience::bindings

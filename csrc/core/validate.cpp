@@ -315,10 +315,9 @@ Status validate(const AttentionArguments& arguments) {
     return Status::invalid("log_weights: " + std::to_string(log_weights[e]) +
                            "; expected finite numbers of at most 0");
   }
-  const int64_t columns = candidates.columns > 0 ? candidates.columns : units.rows;
-  SALIENCE_RETURN_IF_ERROR(expect_shape("out", out, history.rows, columns));
-  if (candidates.columns == 0) return {};
+  const int64_t columns = candidates.columns;
   SALIENCE_RETURN_IF_ERROR(expect_shape("candidates", candidates, history.rows, columns));
+  SALIENCE_RETURN_IF_ERROR(expect_shape("out", out, history.rows, columns));
   for (int64_t i = 0; i < candidates.rows; ++i) {
     for (int64_t j = 0; j < columns; ++j) {
       const int64_t item = candidates.row(i)[j];

@@ -25,13 +25,12 @@ class Reader {
     for (int64_t j = 0; j < size_; ++j)
       past_[static_cast<size_t>(j)] = a_.units.row(a_.history.indices[begin_ + j]);
     products_.resize(static_cast<size_t>(size_ * kCandidates));
-    const bool all = a_.candidates.columns == 0;
     for (int64_t first = 0; first < a_.out.columns && !worker.should_stop(); first += kCandidates) {
       const int64_t end = std::min(a_.out.columns, first + kCandidates);
       items_.clear();
       places_.clear();
       for (int64_t c = first; c < end; ++c) {
-        const int64_t item = all ? c : a_.candidates.row(user)[c];
+        const int64_t item = a_.candidates.row(user)[c];
         a_.out.row(user)[c] = -std::numeric_limits<float>::infinity();
         if (item < 0) continue;
         items_.push_back(item);

@@ -140,7 +140,7 @@ def attend(
     units: _Float32,
     history: _Pattern,
     log_weights: npt.NDArray[np.float64] | None,
-    candidates: _Int64 | None,
+    candidates: _Int64,
     temperature: float,
     smoothing: float,
     threads: int,

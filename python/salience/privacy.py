@@ -234,15 +234,15 @@ def _positive(data: Interactions) -> Any:
     return matrix
 
 
-def bounded_sample(
-    matrix: Any, most: int, random: np.random.Generator, *, rank: npt.NDArray[Any] | None = None
-) -> Any:
+def bounded_sample(matrix: Any, most: int, random: np.random.Generator, *, rank: npt.NDArray[Any] | None = None) -> Any:
     """Keep at most ``most`` entries of each row: drawn at random, or those of the lowest ``rank``.
 
     What is kept of a row depends on nothing but that row (and ``rank``): the bound on what a user can change.
     """
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    keys = (random.random(matrix.nnz), rows) if rank is None else (random.random(matrix.nnz), rank[matrix.indices], rows)
+    keys = (
+        (random.random(matrix.nnz), rows) if rank is None else (random.random(matrix.nnz), rank[matrix.indices], rows)
+    )
     order = np.lexsort(keys)
     kept = np.sort(order[np.arange(matrix.nnz) - matrix.indptr[rows] < most])
     return sp.csr_matrix((np.ones(len(kept)), (rows[kept], matrix.indices[kept])), shape=matrix.shape)
@@ -277,16 +277,18 @@ class PrivateALS(VectorModel):
     max_items_per_user : int
         Items of a user that count. Fewer: less noise, and less of active users.
     clip_norm : float
-        Largest length of a user's factors in the sums. Items' factors scale along: with ``regularization`` scaled
-        accordingly, 1 is as good as any.
+        Largest length of a user's factors in the sums. Items' factors are longer the smaller it is, so that with the
+        same ``regularization`` users are held back less and items more.
     steps : int
         Each spends budget.
     head_items : int, optional
         So many items get factors: the most popular by a noisy count, which takes a tenth of the budget. Under noise
-        rare items cannot be learned. Others have factors of zero. Default: all, and no count.
+        rare items cannot be learned. Others have factors of zero. With counts the noisy sums are also shrunk
+        towards what popularity alone says, as far as their noise demands. None: all items, and no count.
     moments : {"shared", "own"}
-        "own": noisy second moments of each item's users. "shared": those of all users, in proportion to the
-        item's noisy count (``head_items`` is needed): less faithful, but without f^2 noisy numbers an item.
+        "own": noisy second moments of each item's users, as published. "shared": those of all users, in proportion
+        to the item's noisy count (``head_items`` is needed): without noise about as good, and without f^2
+        noisy numbers an item.
     sampling : {"uniform", "tail"}
         Which of a user's items count: any, or the rarest by noisy count (``head_items`` is needed).
     unobserved_weight, regularization, regularization_exponent : float
@@ -310,7 +312,8 @@ class PrivateALS(VectorModel):
 
     Notes
     -----
-    Chien, Jain, Krichene, Rendle, Song, Thakurta and Zhang, "Private alternating least squares" (ICML 2021). The
+    Chien, Jain, Krichene, Rendle, Song, Thakurta and Zhang, "Private alternating least squares" (ICML 2021), but for
+    shared moments and shrinking, which only process what was released. The
     sensitivities: one user changes the Gramian by clip_norm^2 at most, the moments by sqrt(max_items_per_user)
     clip_norm^2 (in the entries on and above the diagonal, to which independent noise is added), the sums by
     sqrt(max_items_per_user) clip_norm and the counts by sqrt(max_items_per_user), all in L2. All are Gaussian
@@ -326,14 +329,14 @@ class PrivateALS(VectorModel):
         *,
         epsilon: float,
         delta: float,
-        max_items_per_user: int = 20,
-        clip_norm: float = 1.0,
-        steps: int = 3,
-        head_items: int | None = None,
-        moments: Literal["shared", "own"] = "own",
+        max_items_per_user: int = 10,
+        clip_norm: float = 0.1,
+        steps: int = 4,
+        head_items: int | None = 1000,
+        moments: Literal["shared", "own"] = "shared",
         sampling: Literal["uniform", "tail"] = "uniform",
         unobserved_weight: float = 0.1,
-        regularization: float = 3.0,
+        regularization: float = 0.3,
         regularization_exponent: float = 0.0,
         seed: int | None = None,
         threads: int | None = None,
@@ -357,9 +360,7 @@ class PrivateALS(VectorModel):
         self.sampling = sampling
         self.unobserved_weight = _arrays.real(unobserved_weight, argument="unobserved_weight", positive=True)
         self.regularization = _arrays.real(regularization, argument="regularization", positive=True)
-        self.regularization_exponent = _arrays.real(
-            regularization_exponent, argument="regularization_exponent"
-        )
+        self.regularization_exponent = _arrays.real(regularization_exponent, argument="regularization_exponent")
         self.seed = None if seed is None else _arrays.whole(seed, argument="seed", most=2**64 - 1)
         _arrays.thread_count(threads)
         self.threads = threads
@@ -436,7 +437,9 @@ class PrivateALS(VectorModel):
         head = positive.shape[1]
         rank = popularity if self.sampling == "tail" else None
         sample = bounded_sample(positive, self.max_items_per_user, random, rank=rank)
-        items = _INITIAL_SCALE / (self.clip_norm * math.sqrt(self.factors)) * random.standard_normal((head, self.factors))
+        items = (
+            _INITIAL_SCALE / (self.clip_norm * math.sqrt(self.factors)) * random.standard_normal((head, self.factors))
+        )
         observations = Observations.of(positive)
         for step in range(self.steps):
             users = self._clipped(self._solve_users(observations, items.astype(np.float32)))

@@ -24,7 +24,14 @@ from salience.privacy import (
     shrunk_sums,
 )
 
-SETTINGS = {"delta": 1e-6, "unobserved_weight": 0.2, "regularization": 0.5, "seed": 7}
+SETTINGS = {
+    "delta": 1e-6, "max_items_per_user": 20, "clip_norm": 1.0, "steps": 3, "head_items": None, "moments": "own",
+    "unobserved_weight": 0.2, "regularization": 0.5, "seed": 7,
+}  # fmt: skip
+
+
+def private(factors, **changes):
+    return PrivateALS(factors, **{**SETTINGS, **changes})
 
 
 def histories(seed, users=40, items=25):
@@ -139,7 +146,7 @@ def test_a_model_spends_what_the_library_says():
     from dp_accounting import rdp
 
     for extra in ({}, {"head_items": 10}, {"head_items": 10, "moments": "shared"}):
-        model = PrivateALS(4, epsilon=2.0, **{"moments": "own", **extra}, **SETTINGS).fit(histories(1))
+        model = private(4, epsilon=2.0, **extra).fit(histories(1))
         accountant = rdp.RdpAccountant()
         accountant.compose(model.dp_event())
         assert isinstance(model.dp_event(), library.DpEvent)
@@ -179,7 +186,7 @@ def clipped_als(matrix, items, steps, clip, most, settings):
 @pytest.mark.parametrize("most", [6, 1000])
 def test_without_noise_it_is_clipped_als(clip, most):
     matrix = histories(5)
-    model = PrivateALS(5, epsilon=math.inf, clip_norm=clip, max_items_per_user=most, steps=3, moments="own", **SETTINGS)
+    model = private(5, epsilon=math.inf, clip_norm=clip, max_items_per_user=most)
     model.fit(matrix)
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence(7)))
     sample = bounded_sample(matrix, most, random).toarray()
@@ -193,8 +200,7 @@ def test_without_noise_and_bounds_it_converges_to_als():
     matrix = histories(6)
     options = {"unobserved_weight": 0.2, "regularization": 0.5, "regularization_exponent": 0.0}
     plain = ALS(5, epochs=120, solver="cholesky", relaxation=1.0, **options).fit(matrix)
-    private = PrivateALS(5, epsilon=math.inf, delta=1e-6, clip_norm=100.0, max_items_per_user=1000, steps=120,
-                         moments="own", seed=1, unobserved_weight=0.2, regularization=0.5).fit(matrix)  # fmt: skip
+    private = private(5, epsilon=math.inf, clip_norm=100.0, max_items_per_user=1000, steps=120).fit(matrix)
 
     def loss(x, y):
         scores = x.astype(np.float64) @ y.T
@@ -211,7 +217,10 @@ def test_shrinking_keeps_what_is_certain_and_drops_what_is_noise():
     truth = counts[:, None] * (np.array([1.0, 0, 0, 0]) + own)
     assert shrunk_sums(truth, counts, 0.0) is truth
     noisy = truth + 20.0 * random.standard_normal(truth.shape)
-    error = {name: np.square(found - truth).mean(axis=1) for name, found in (("raw", noisy), ("shrunk", shrunk_sums(noisy, counts, 20.0)))}
+    error = {
+        name: np.square(found - truth).mean(axis=1)
+        for name, found in (("raw", noisy), ("shrunk", shrunk_sums(noisy, counts, 20.0)))
+    }
     assert error["shrunk"][50:].mean() < 0.05 * error["raw"][50:].mean()
     assert error["shrunk"][:50].mean() < error["raw"][:50].mean()
 
@@ -231,17 +240,18 @@ def test_privacy_costs_quality_and_less_of_it_costs_less():
     options = {"delta": 1e-4, "head_items": 150, "moments": "shared", "clip_norm": 0.2, "regularization": 0.1,
                "unobserved_weight": 1.0, "max_items_per_user": 10, "seed": 3}  # fmt: skip
     found = [
-        evaluate(PrivateALS(8, epsilon=epsilon, **options).fit(split.train), split.train, split.test, metrics=("ndcg@20",)).values["ndcg@20"]
+        evaluate(
+            PrivateALS(8, epsilon=epsilon, **options).fit(split.train), split.train, split.test, metrics=("ndcg@20",)
+        ).values["ndcg@20"]
         for epsilon in (0.1, 3.0, math.inf)
     ]
     assert found[0] < found[1] < found[2]
 
 
 def test_the_noise_differs_from_fit_to_fit():
-    options = {name: value for name, value in SETTINGS.items() if name != "seed"}
-    first, second = (PrivateALS(4, epsilon=1.0, **options).fit(histories(1)).item_factors_ for _ in range(2))
+    first, second = (private(4, epsilon=1.0, seed=None).fit(histories(1)).item_factors_ for _ in range(2))
     assert not np.allclose(first, second)
-    again = [PrivateALS(4, epsilon=1.0, **SETTINGS).fit(histories(1)).item_factors_ for _ in range(2)]
+    again = [private(4, epsilon=1.0).fit(histories(1)).item_factors_ for _ in range(2)]
     assert np.array_equal(*again)
 
 
@@ -253,13 +263,13 @@ def test_values_do_not_count_and_dislikes_are_left_out():
     empty = np.argwhere(matrix.toarray() == 0)[:10]
     for row, column in empty:
         extra[row, column] = -5
-    models = [PrivateALS(4, epsilon=1.0, **SETTINGS).fit(data) for data in (matrix, weighted, extra.tocsr())]
+    models = [private(4, epsilon=1.0).fit(data) for data in (matrix, weighted, extra.tocsr())]
     assert all(np.array_equal(models[0].item_factors_, model.item_factors_) for model in models[1:])
 
 
 def test_a_saved_model_recommends_the_same_and_a_published_one_holds_no_users(tmp_path):
     frame = synthetic(200, 100).interactions
-    model = PrivateALS(6, epsilon=5.0, head_items=50, moments="shared", sampling="tail", **SETTINGS | {"delta": 1e-3}).fit(frame)
+    model = private(6, epsilon=5.0, head_items=50, moments="shared", sampling="tail", delta=1e-3).fit(frame)
     assert isinstance(model, Recommender)
     users = frame.users[:20]
     best = model.recommend(users, 8)
@@ -274,7 +284,7 @@ def test_a_saved_model_recommends_the_same_and_a_published_one_holds_no_users(tm
     assert len(public.user_map) == 0
     assert len(public._seen) == 0
     assert np.array_equal(public.item_factors_, model.item_factors_)
-    assert np.array_equal(public.items if hasattr(public, "items") else public.item_map.ids, frame.items)
+    assert np.array_equal(public.item_map.ids, frame.items)
     folded = public.fold_in(frame.matrix)
     assert np.array_equal(folded, model.user_factors_)
     assert (model.item_factors_[~model.head_] == 0).all()
@@ -287,8 +297,8 @@ WRONG = {
     "delta of zero": ("delta: 0", lambda: PrivateALS(epsilon=1, delta=0)),
     "no bound on items": ("max_items_per_user: 0", lambda: PrivateALS(epsilon=1, delta=1e-6, max_items_per_user=0)),
     "no bound on length": ("clip_norm: inf", lambda: PrivateALS(epsilon=1, delta=1e-6, clip_norm=math.inf)),
-    "shared moments without counts": ("head_items: None", lambda: PrivateALS(epsilon=1, delta=1e-6, moments="shared")),
-    "the tail without counts": ("head_items: None", lambda: PrivateALS(epsilon=1, delta=1e-6, moments="own", sampling="tail")),
+    "shared moments without counts": ("head_items: None", lambda: PrivateALS(epsilon=1, delta=1e-6, moments="shared", head_items=None)),
+    "the tail without counts": ("head_items: None", lambda: PrivateALS(epsilon=1, delta=1e-6, moments="own", sampling="tail", head_items=None)),
     "unknown moments": ("moments: 'none'", lambda: PrivateALS(epsilon=1, delta=1e-6, moments="none")),
     "a delta too large for the users": ("delta: 0.1; expected at most 1 over the 40 users", lambda: PrivateALS(4, epsilon=1, delta=0.1, moments="own").fit(histories(0))),
     "no interactions": ("interactions: .*expected at least one", lambda: PrivateALS(4, epsilon=1, delta=1e-6, moments="own").fit(sp.csr_matrix((3, 4)))),
@@ -306,5 +316,5 @@ def test_wrong_input_is_named(name):
 
 def test_interactions_with_ids_are_taken():
     data = Interactions.from_csr(histories(0), users=[f"u{n}" for n in range(40)], items=[f"i{n}" for n in range(25)])
-    model = PrivateALS(4, epsilon=1.0, **SETTINGS).fit(data)
+    model = private(4, epsilon=1.0).fit(data)
     assert model.recommend(["u3"], 2).ids.dtype == object
