@@ -94,9 +94,11 @@ def main() -> None:
                 ]
             )
     length = pattern[0][-1] / USERS
-    head = f"- {machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels\n" + (
-        f"- {USERS:,} users with {length:.0f} items in the mean, {CANDIDATES} candidates each; medians of {options.rounds}"
+    lines = (
+        f"- {machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels",
+        f"- {USERS:,} users with {length:.0f} items in the mean, {CANDIDATES} candidates; medians of {options.rounds}",
     )
+    head = "\n".join(lines)
     table = markdown(["dimensions", "", "ms", "us a user", "times salience"], rows)
     print(f"{head}\n\n{table}")
     if options.save:

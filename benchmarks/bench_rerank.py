@@ -184,7 +184,8 @@ def main() -> None:
             rows[-1].append(told)
         rows[-1].append(f"{same:.2%}")
         print(*rows[-1], sep="  ", flush=True)
-    head = f"- {machine()}; {options.threads} threads, {salience.show_config()['kernels']} kernels; medians of {options.rounds}"
+    kernels = salience.show_config()["kernels"]
+    head = f"- {machine()}; {options.threads} threads, {kernels} kernels; medians of {options.rounds}"
     table = markdown(["", "salience, ms", f"{STRAIGHT}, ms", f"{INCREMENTAL}, ms", "lists that agree"], rows)
     print("\n".join([head, "", table]))
     if options.save:

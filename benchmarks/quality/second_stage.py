@@ -17,11 +17,11 @@ import time
 from typing import Any
 
 import numpy as np
+from scipy.sparse.linalg import svds
+
 from cold_items import FEATURE_REGULARIZATION, read_words
 from cold_items import SETTINGS as WORD_SETTINGS
 from gowalla import ITEM_POWER, SETTINGS, weighted
-from scipy.sparse.linalg import svds
-
 from salience import ALS, Interactions
 from salience.datasets import load_citeulike, load_gowalla
 from salience.evaluation import compare, evaluate, splits

@@ -55,7 +55,10 @@ def confidence(
     if "completion" in columns and ((columns["completion"] < 0) | (columns["completion"] > 1)).any():
         wrong = columns["completion"][(columns["completion"] < 0) | (columns["completion"] > 1)][0]
         raise ValueError(f"completion: {wrong}; expected shares of 0 to 1")
-    return np.prod(list(columns.values()), axis=0).astype(np.float32)
+    product = np.ones(next(iter(lengths.values())))
+    for column in columns.values():
+        product = product * column
+    return product.astype(np.float32)
 
 
 def _numbers(value: Any, argument: str) -> npt.NDArray[np.float64]:

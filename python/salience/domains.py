@@ -84,7 +84,8 @@ class DomainMap:
             raise ValueError(f"source: {len(x)} rows; expected at least 2")
         self.source_mean_, self.target_mean_ = x.mean(axis=0), y.mean(axis=0)
         x, y = x - self.source_mean_, y - self.target_mean_
-        self.regularization_, self.leave_one_out_ = 0.0, None
+        self.regularization_ = 0.0
+        self.leave_one_out_: float | None = None
         if self.kind == "ridge":
             self._ridge(x, y)
         else:

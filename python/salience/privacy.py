@@ -216,7 +216,7 @@ def shrunk_sums(sums: Float64, counts: Float64, deviation: float) -> Float64:
 
 
 def _symmetric(random: np.random.Generator, count: int, f: int) -> Float64:
-    """Standard normal entries on and above the diagonals, mirrored below."""
+    """Draw standard normal entries on and above the diagonals, mirrored below."""
     upper = np.triu(random.standard_normal((count, f, f)))
     return np.asarray(upper + np.triu(upper, 1).transpose(0, 2, 1))
 
@@ -560,7 +560,7 @@ class PrivateALS(VectorModel):
         if not users:
             nobody = sp.csr_matrix((0, len(self.item_map)), dtype=np.float32)
             seen = Interactions.from_csr(nobody, items=None if self.item_map.identity else self.item_map.ids)
-        tensors = {
+        tensors: _storage.Tensors = {
             "items": self.item_factors_, "head": self.head_.astype(np.uint8),
             "user_factors": self.user_factors_[: seen.shape[0]], **_storage.pack_interactions("seen", seen),
         }  # fmt: skip

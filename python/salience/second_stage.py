@@ -383,6 +383,7 @@ class _Frozen(VectorModel):
         self._forget_indexes()
 
     def fit(self, interactions: Any) -> Self:
+        del interactions
         raise ValueError("first: the vectors of a saved model; expected a new HistoryAttention, to be fitted")
 
     def _query_vectors(self, rows: Rows) -> Float32:

@@ -24,7 +24,7 @@ def drawn(seed, users, items, columns, slots):
     vectors[random.random(items) < 0.1] = 0
     histories = [random.permutation(items)[: random.integers(0, min(items, 30) + 1)] for _ in range(users)]
     candidates = random.integers(-1, items, (users, slots))
-    indptr = np.concatenate([[0], np.cumsum([len(h) for h in histories])])
+    indptr = np.cumsum([0, *(len(h) for h in histories)])
     indices = np.concatenate([*histories, []]).astype(np.int32)
     ages = random.exponential(2.0, len(indices))
     return vectors, histories, candidates, (indptr, indices), -ages

@@ -200,14 +200,14 @@ def test_without_noise_and_bounds_it_converges_to_als():
     matrix = histories(6)
     options = {"unobserved_weight": 0.2, "regularization": 0.5, "regularization_exponent": 0.0}
     plain = ALS(5, epochs=120, solver="cholesky", relaxation=1.0, **options).fit(matrix)
-    private = private(5, epsilon=math.inf, clip_norm=100.0, max_items_per_user=1000, steps=120).fit(matrix)
+    bounded = private(5, epsilon=math.inf, clip_norm=100.0, max_items_per_user=1000, steps=120).fit(matrix)
 
     def loss(x, y):
         scores = x.astype(np.float64) @ y.T
         ridge = 0.5 * (np.square(x, dtype=np.float64).sum() + np.square(y, dtype=np.float64).sum())
         return (matrix.toarray() * (1 - scores) ** 2).sum() + 0.2 * (scores**2).sum() + ridge
 
-    assert loss(private.user_factors_, private.item_factors_) == pytest.approx(plain.loss_history_[-1], rel=1e-3)
+    assert loss(bounded.user_factors_, bounded.item_factors_) == pytest.approx(plain.loss_history_[-1], rel=1e-3)
 
 
 def test_shrinking_keeps_what_is_certain_and_drops_what_is_noise():

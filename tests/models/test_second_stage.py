@@ -76,14 +76,14 @@ def test_recent_items_speak_louder_with_a_half_life():
     assert data.items.tolist() == [0, 1, 5]
     items[0, 0] = items[1, 1] = 1
     items[2] = [0.9, 0.1, 0, 0]
-    for half_life, larger in ((None, 0), (10.0, 1)):
-        model = HistoryAttention(Popularity(), vectors=items, half_life=half_life, temperature=10.0, smoothing=1.0).fit(
+    cosines = np.array([0.9, 0.1]) / np.hypot(0.9, 0.1)
+    for half_life, recency in ((None, [1, 1]), (10.0, [2.0**-10, 1])):
+        model = HistoryAttention(Popularity(), vectors=items, half_life=half_life, temperature=2.0, smoothing=0.5).fit(
             data
         )
-        pulls = [model._attend(np.array([0]), np.array([[2]]))[0, 0]]
-        alone = [float(items[2] @ items[j] / np.linalg.norm(items[2])) for j in (0, 1)]
-        nearer = int(np.argmin(np.abs(np.array(alone) - pulls[0])))
-        assert nearer == larger or half_life is None
+        weights = np.exp((cosines - 1) / 2.0) * recency
+        expected = (weights @ cosines) / np.sqrt(weights.sum())
+        assert model._attend(np.array([0]), np.array([[2]]))[0, 0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_saved_model_recommends_the_same(world, tmp_path):
