@@ -1,11 +1,11 @@
 """Attention over the user's history as a second stage, beside its first stage alone, on Gowalla and citeulike-t.
 
 gowalla: ALS first (settings of gowalla.py), the top 500 looked at again by co-occurrence vectors; parameters are
-trained on valid, then everything is fitted on train + valid and measured on test once. citeulike: ALS with words as
-features first (settings of cold_items.py), the top 2,000 by vectors of the words alone; parameters are trained on a
-fifth of each reader's training articles.
+trained on valid, then everything is fitted on train + valid and measured on test once. citeulike: ALS first (settings
+of cold_items.py; with --words, words are its features), the top 2,000 by vectors of the words alone; parameters are
+trained on a fifth of each reader's training articles.
 
-    SALIENCE_DATA=... python benchmarks/quality/second_stage.py gowalla|citeulike [--factors N]
+    SALIENCE_DATA=... python benchmarks/quality/second_stage.py gowalla|citeulike [--words] [--factors N]
 
 Prints both models' metrics, the paired tests, and the time that each takes for a user.
 """
@@ -70,13 +70,15 @@ def gowalla(factors: int) -> None:
     report(model.fit(both), both, test, ("recall@20", "ndcg@20"))
 
 
-def citeulike(factors: int) -> None:
+def citeulike(factors: int, *, with_words: bool) -> None:
     train, test = load_citeulike()
     words = read_words()
     _, values, vectors = svds(words.T.astype(np.float64), k=WORD_DIMENSIONS, v0=np.ones(min(words.shape)))
     meanings = np.ascontiguousarray((values[:, None] * vectors).T, np.float32)
-    first = WordALS(factors, feature_regularization=FEATURE_REGULARIZATION, **WORD_SETTINGS)
-    first.words = words
+    first: ALS = ALS(factors, **WORD_SETTINGS)
+    if with_words:
+        first = WordALS(factors, feature_regularization=FEATURE_REGULARIZATION, **WORD_SETTINGS)
+        first.words = words
     model = HistoryAttention(first, vectors=meanings, depth=2000)
     inner = splits.random(train, test_fraction=0.2, per_user=True)
     model.fit(inner.train, validation=inner.test, cutoff=100, refit=False)
@@ -87,12 +89,13 @@ def citeulike(factors: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=("gowalla", "citeulike"))
+    parser.add_argument("--words", action="store_true", help="citeulike: words as features of the first stage")
     parser.add_argument("--factors", type=int, help="of the first stage; default 1024 and 128")
     options = parser.parse_args()
     if options.data == "gowalla":
         gowalla(options.factors or 1024)
     else:
-        citeulike(options.factors or 128)
+        citeulike(options.factors or 128, with_words=options.words)
 
 
 if __name__ == "__main__":
