@@ -86,7 +86,7 @@ def main() -> None:
         for name, spent in times.items():
             rows.append(
                 [
-                    dimensions,
+                    str(dimensions),
                     name,
                     milliseconds(spent),
                     f"{spent / USERS * 1e6:.0f}",
