@@ -22,7 +22,7 @@ import scipy.sparse as sp
 import cold_items
 import gowalla as gowalla_als
 from salience import ALS, Collaborative, Content, History, HybridScorer, Interactions, ItemKNN, Prior
-from salience.datasets import load_citeulike, load_gowalla, load_movielens, movielens_features
+from salience.datasets import load_citeulike, load_gowalla, load_movielens, movielens_genres, movielens_tags
 from salience.evaluation import Report, compare, evaluate, splits
 
 CUTOFFS = (50, 100, 150, 200, 250, 300)
@@ -59,7 +59,7 @@ def places() -> list:
 
 
 def movies(data: Interactions) -> list:
-    genres, tags, *_ = movielens_features(data.items, before=float(data.times.max()))
+    genres, tags = movielens_genres(data.items)[0], movielens_tags(data.items, before=float(data.times.max()))[0]
     return [
         Collaborative(ALS(32)), Content(genres, name="genres"), Content(tags, name="tags"),
         History(ItemKNN(100, weighting="degree", binary=True)), Prior(),
@@ -151,7 +151,7 @@ def movielens() -> None:
         low, high = reports[name].interval("ndcg@10")
         print(f"{name:>24}  NDCG@10 {reports[name].values['ndcg@10']:.4f} ({low:.4f} to {high:.4f})")
     errors: dict[str, list[float]] = {"hybrid": [], "explicit ALS": []}
-    genres, tags, *_ = movielens_features(data.items)
+    genres, tags = movielens_genres(data.items)[0], movielens_tags(data.items)[0]
     for part in splits.kfold(data, folds=5, seed=0):
         explicit = ALS(feedback="explicit")
         hybrid = HybridScorer(

@@ -111,7 +111,9 @@ inline const uint8_t* mask(const std::optional<Mask>& allowed, int64_t items) {
 }
 
 void bind_als(py::module_& module);         // als.cpp
+void bind_attention(py::module_& module);   // attention.cpp
 void bind_evaluation(py::module_& module);  // evaluation.cpp
 void bind_index(py::module_& module);       // index.cpp
+void bind_rerank(py::module_& module);      // rerank.cpp
 
 }  // namespace salience::bindings

@@ -119,6 +119,8 @@ PYBIND11_MODULE(_core, module) {
   bind_evaluation(module);
   bind_index(module);
   bind_als(module);
+  bind_attention(module);
+  bind_rerank(module);
   module.def("use_instruction_set", cpu::use_instruction_set, py::arg("name"));
   module.def("machine_limits", machine_limits, py::arg("threads"));
   module.def("similarity", similarity, py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("metric"),

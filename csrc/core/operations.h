@@ -280,4 +280,89 @@ struct RankMetricsArguments {
   Matrix<double> out;
 };
 
+// out = rows of length 1: x times float32(1 / |x|), the norm as in the canonical cosine; zeros for a zero
+// row.
+//   vectors: (n, d); out: (n, d), padded as factors are.
+//   Errors: a row that holds what is not finite.
+struct UnitRowsArguments {
+  Matrix<const float> vectors;
+  Matrix<float> out;
+};
+
+// The unit product of two such rows, about their cosine, at a quarter of the canonical one's cost: element j
+// belongs to lane j % 16, each lane adds its products in ascending j, lanes meet as l_i + l_(i+8), then i +
+// 4, i + 2, i + 1; every product and sum is rounded to float32. The same to the bit on every instruction set.
+
+// Lists to be put into another order: item rows (m, n), -1 for slots that hold nothing, and their scores,
+// finite where a slot is filled. Relevance is the score brought from its list's least and largest to 0 and 1,
+// in float64 (0 where they are all equal), so that one trade-off means the same for every list.
+struct Candidates {
+  Matrix<const int64_t> items;
+  Matrix<const float> scores;
+};
+
+enum class Diversity { marginal_relevance, determinant };
+
+// In a kernel of a determinantal process, what all similarities but an item's with itself are short of:
+// so that even copies of an item have a positive determinant.
+inline constexpr double kDeterminantRidge = 1e-3;
+
+// Greedy choice of k slots of each list. With t the trade-off, r the relevance and c the unit product of two
+// items' vectors, each next slot has the largest gain, of equal gains the first in its list:
+//   marginal_relevance: (1 - t) r - t max c over the chosen (first: nothing to be near), sums in float64;
+//   determinant: (1 - t) r + t log(v), v the squared length of what the chosen leave of the item, that is
+//     det(S with it) / det(S) for S = c off the diagonal times 1 - ridge, and 1 on it. By Cholesky's method:
+//     for the s-th chosen j, e_s = (S_ij - sum e_js e_is in ascending s) / sqrt(v_j), v_i = max(v_i - e_s^2,
+//     ridge). v is rounded to float32 before its logarithm, which thus never grows.
+// Every operation is rounded to float64 on its own: the same order on every instruction set and thread count.
+//   vectors: (items, d); a zero vector is like nothing.
+//   positions: (m, k), k >= 1, slots of the list in the order chosen; -1 beyond those that are filled.
+//   Cost: n d operations for each list of n, and d for each comparison that the bounds of earlier ones leave
+//   (a gain never grows), at most n k. Errors: a candidate's vector that is not finite.
+struct DiversifyArguments {
+  Candidates candidates;
+  Matrix<const float> vectors;
+  Diversity diversity = Diversity::marginal_relevance;
+  double trade_off = 0.0;
+  Matrix<int64_t> positions;
+};
+
+// How much of the target's shares every list is taken to have, so that no divergence is infinite.
+inline constexpr double kCalibrationSmoothing = 0.01;
+
+// Greedy choice of k slots of each list, after Steck (RecSys 2018): each next slot has the largest
+// (1 - t) r - t KL(p, q), of equal ones the first; p the list's target, q = (1 - a) mean of the chosen items'
+// categories, with it, + a p, a the smoothing; items without categories do not count for the mean.
+//   categories: (items, g) with values, rows that add up to 1 or are empty; targets: (m, g), likewise, not
+//   negative. Where a target is empty, relevance alone decides.
+//   positions: as above. Cost: g + the categories of n items, logarithms a step.
+struct CalibrateArguments {
+  Candidates candidates;
+  Csr categories;
+  Matrix<const double> targets;
+  double trade_off = 0.0;
+  Matrix<int64_t> positions;
+};
+
+// How much a candidate resembles what a user had. With c the unit product of candidate i and item j of the
+// history, and e_j = exp((c - 1) / temperature + log_weight_j), j other than i itself:
+//   out = sum e_j c / (sum e_j) ^ smoothing, 0 where nothing is left to look at.
+// Exponents below -700 count as -700. exp and log are those of core/elementary.h, sums run over the history
+// as it is given, all in float64; the result is rounded once: the same bits on every instruction set and
+// thread count.
+//   units: (n, d), rows of length 1 or 0, padded.
+//   history: (m, n) pattern, in any order, without duplicates in a row; log_weights: null, or one for each
+//   entry. candidates: (m, c) item rows, -1 for none; or no columns: all n items in order. out: (m, c) or (m,
+//   n); -inf beside -1. Cost: 2 d + about 40 operations for each pair of a candidate and an item of the
+//   history.
+struct AttentionArguments {
+  Matrix<const float> units;
+  Csr history;
+  const double* log_weights = nullptr;
+  Matrix<const int64_t> candidates;
+  double temperature = 1.0;
+  double smoothing = 1.0;
+  Matrix<float> out;
+};
+
 }  // namespace salience

@@ -136,6 +136,34 @@ std::string why(RowOutcome outcome) {
   }
 }
 
+// Filled slots hold items that there are, with finite scores.
+Status expect_candidates(const Candidates& candidates, int64_t items, double trade_off,
+                         const Matrix<int64_t>& positions) {
+  const auto& [rows, scores] = candidates;
+  SALIENCE_RETURN_IF_ERROR(expect_shape("scores", scores, rows.rows, rows.columns));
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    for (int64_t j = 0; j < rows.columns; ++j) {
+      const int64_t item = rows.row(i)[j];
+      const bool known = item >= -1 && item < items;
+      if (known && (item < 0 || std::isfinite(scores.row(i)[j]))) continue;
+      const std::string place = " in slot " + std::to_string(j) + " of list " + std::to_string(i);
+      if (known) {
+        return Status::invalid("candidates: score " + std::to_string(scores.row(i)[j]) + place +
+                               "; expected a finite number");
+      }
+      return Status::invalid("candidates: item row " + std::to_string(item) + place + "; expected 0 to " +
+                             std::to_string(items - 1) + ", or -1");
+    }
+  }
+  if (!(trade_off >= 0.0 && trade_off <= 1.0)) {
+    return Status::invalid("trade_off: " + std::to_string(trade_off) + "; expected 0 to 1");
+  }
+  if (positions.columns < 1) {
+    return Status::invalid("k: " + std::to_string(positions.columns) + "; expected at least 1");
+  }
+  return expect_shape("positions", positions, rows.rows, positions.columns);
+}
+
 }  // namespace
 
 Status expect_item_count(const char* name, int64_t items) {
@@ -319,6 +347,53 @@ Status validate(const RankMetricsArguments& arguments) {
     }
   }
   return expect_shape("out", arguments.out, arguments.out.rows, held_out.rows);
+}
+
+Status validate(const UnitRowsArguments& arguments) {
+  SALIENCE_RETURN_IF_ERROR(expect_padded("out", arguments.out));
+  return expect_shape("out", arguments.out, arguments.vectors.rows, arguments.vectors.columns);
+}
+
+Status validate(const DiversifyArguments& arguments) {
+  const auto& [candidates, vectors, diversity, trade_off, positions] = arguments;
+  return expect_candidates(candidates, vectors.rows, trade_off, positions);
+}
+
+Status validate(const CalibrateArguments& arguments) {
+  const auto& [candidates, categories, targets, trade_off, positions] = arguments;
+  SALIENCE_RETURN_IF_ERROR(expect_sound("categories", categories, categories.rows, categories.columns));
+  SALIENCE_RETURN_IF_ERROR(expect_shape("targets", targets, candidates.items.rows, categories.columns));
+  return expect_candidates(candidates, categories.rows, trade_off, positions);
+}
+
+Status validate(const AttentionArguments& arguments) {
+  const auto& [units, history, log_weights, candidates, temperature, smoothing, out] = arguments;
+  SALIENCE_RETURN_IF_ERROR(expect_padded("units", units));
+  SALIENCE_RETURN_IF_ERROR(expect_sound("history", history, history.rows, units.rows));
+  if (!(temperature > 0.0 && std::isfinite(temperature))) {
+    return Status::invalid("temperature: " + std::to_string(temperature) +
+                           "; expected a positive finite number");
+  }
+  if (!(smoothing >= 0.0 && smoothing <= 1.0)) {
+    return Status::invalid("smoothing: " + std::to_string(smoothing) + "; expected 0 to 1");
+  }
+  for (int64_t e = 0; log_weights != nullptr && e < history.entries; ++e) {
+    if (log_weights[e] <= 0.0 && std::isfinite(log_weights[e])) continue;
+    return Status::invalid("log_weights: " + std::to_string(log_weights[e]) +
+                           "; expected finite numbers of at most 0");
+  }
+  const int64_t columns = candidates.columns;
+  SALIENCE_RETURN_IF_ERROR(expect_shape("candidates", candidates, history.rows, columns));
+  SALIENCE_RETURN_IF_ERROR(expect_shape("out", out, history.rows, columns));
+  for (int64_t i = 0; i < candidates.rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t item = candidates.row(i)[j];
+      if (item >= -1 && item < units.rows) continue;
+      return Status::invalid("candidates: item row " + std::to_string(item) + "; expected 0 to " +
+                             std::to_string(units.rows - 1) + ", or -1");
+    }
+  }
+  return {};
 }
 
 }  // namespace salience

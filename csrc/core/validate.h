@@ -24,5 +24,9 @@ template <class T>
 Status validate(const ScoreRanksArguments<T>& arguments);
 Status validate(const ListRanksArguments& arguments);
 Status validate(const RankMetricsArguments& arguments);
+Status validate(const UnitRowsArguments& arguments);
+Status validate(const DiversifyArguments& arguments);
+Status validate(const CalibrateArguments& arguments);
+Status validate(const AttentionArguments& arguments);
 
 }  // namespace salience

@@ -75,6 +75,8 @@ struct CanonicalArguments {
   int64_t out_stride;
 };
 
+inline constexpr float kNoProduct = -2.0f;  // below every unit product
+
 // Per-thread memory of the ALS row solvers. What a solver does not need may be null.
 struct AlsScratch {
   float* vectors;         // kAlsVectors rows of `row_stride`
@@ -139,6 +141,21 @@ struct KernelTable {
   // out[i] = squared norm of row i, canonical order.
   void (*squared_norms)(const float* rows, int64_t row_stride, int64_t count, int64_t dimensions,
                         double* out);
+
+  // out[i] = rows[i] times float32(1 / |row|), `padded` elements (a multiple of 16), zeros beyond
+  // `dimensions`. Returns the first row that is not finite, or -1.
+  int64_t (*unit_rows)(const float* const* rows, int64_t count, int64_t dimensions, float* out,
+                       int64_t padded);
+
+  // out[a * out_stride + b] = unit product of left[a] and right[b]; `padded` as above.
+  void (*unit_products)(const float* const* left, int64_t left_count, const float* const* right,
+                        int64_t right_count, int64_t padded, float* out, int64_t out_stride);
+
+  // Attention of `count` candidates: products[j * stride + i], kNoProduct where j is not looked at; sums and
+  // weights: room for `count` each.
+  void (*attend)(const float* products, int64_t history, int64_t count, int64_t stride,
+                 const double* log_weights, double temperature, double smoothing, double* sums,
+                 double* weights, float* out);
 
   // Writes the positions in values[0 .. count) that are not below the threshold, NaN included.
   int64_t (*select_float)(const float* values, int64_t count, float threshold, uint32_t* out);

@@ -19,5 +19,9 @@ template <class T>
 Status score_ranks(const ScoreRanksArguments<T>& arguments, const Context& context);
 Status list_ranks(const ListRanksArguments& arguments, const Context& context);
 Status rank_metrics(const RankMetricsArguments& arguments, const Context& context);
+Status unit_rows(const UnitRowsArguments& arguments, const Context& context);
+Status diversify(const DiversifyArguments& arguments, const Context& context);
+Status calibrate(const CalibrateArguments& arguments, const Context& context);
+Status attend(const AttentionArguments& arguments, const Context& context);
 
 }  // namespace salience::cpu

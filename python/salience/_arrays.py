@@ -40,6 +40,27 @@ def dense(value: Any, *, argument: str) -> npt.NDArray[np.float32]:
     return rows_together(array, argument=argument)
 
 
+def finite(value: Any, *, argument: str) -> npt.NDArray[np.float32]:
+    """Return a float32 matrix as :func:`dense` does; ValueError names the first row that holds what is not finite."""
+    array = dense(value, argument=argument)
+    # The sum of squares is finite only where all are; it needs no array of flags, but may overflow.
+    if not np.isfinite(np.einsum("ij,ij->", array, array, dtype=np.float64)) and not np.isfinite(array).all():
+        row = np.flatnonzero(~np.isfinite(array).all(axis=1))[0]
+        raise ValueError(f"{argument}: a value that is not finite in row {row}; expected finite numbers")
+    return array
+
+
+def shares(matrix: Any, *, argument: str) -> Any:
+    """Scale the rows of a matrix of weights to add up to 1, as a CSR array of float64; empty rows stay empty."""
+    weights = sp.csr_array(matrix, dtype=np.float64, copy=True)
+    weights.eliminate_zeros()
+    if weights.nnz and not weights.data.min() > 0:
+        raise ValueError(f"{argument}: {weights.data.min()}; expected weights of at least 0")
+    totals = np.asarray(weights.sum(axis=1)).ravel()
+    scale = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
+    return sp.csr_array(sp.diags_array(scale) @ weights)
+
+
 def elements(value: Any, *, argument: str) -> tuple[npt.NDArray[Any], str]:
     """Return a matrix in a type that the top-k kernels read as it is, and the name of that type.
 

@@ -122,3 +122,26 @@ def rank_metrics(
     formulas: list[tuple[int, int, float]],
     threads: int,
 ) -> npt.NDArray[np.float64]: ...
+def diversify(
+    items: _Int64, scores: _Float32, vectors: _Float32, k: int, diversity: str, trade_off: float, threads: int
+) -> _Int64: ...
+def calibrate(
+    items: _Int64,
+    scores: _Float32,
+    categories: _Pattern,
+    shares: _Float32,
+    targets: npt.NDArray[np.float64],
+    k: int,
+    trade_off: float,
+    threads: int,
+) -> _Int64: ...
+def unit_rows(vectors: _Float32, threads: int) -> _Float32: ...
+def attend(
+    units: _Float32,
+    history: _Pattern,
+    log_weights: npt.NDArray[np.float64] | None,
+    candidates: _Int64,
+    temperature: float,
+    smoothing: float,
+    threads: int,
+) -> _Float32: ...

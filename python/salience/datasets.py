@@ -61,46 +61,44 @@ def movielens_titles(folder: str | Path | None = None) -> dict[int, str]:
         return {int(row["movieId"]): row["title"] for row in csv.DictReader(file)}
 
 
-def movielens_features(
-    movies: npt.ArrayLike, folder: str | Path | None = None, *, before: float | None = None
-) -> tuple[npt.NDArray[np.float32], sp.csr_matrix, list[str], list[str]]:
-    """Load genres and tags of movies of ml-latest-small.
+def movielens_genres(
+    items: npt.NDArray[np.int64], folder: str | Path | None = None
+) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Load the genres of movies of ml-latest-small: ones and zeros of shape (items, genres), and the genres' names.
 
-    Parameters
-    ----------
-    movies : array of int, shape (n,)
-        Movie ids, in the order of the rows wanted: ``interactions.items``.
-    before : float, optional
-        Only tags that were given before this time, in seconds since 1970.
-
-    Returns
-    -------
-    genres : array of float32, shape (n, genres)
-        1 where a movie has the genre.
-    tags : CSR matrix of float32, shape (n, tags)
-        How often a movie was given the tag, in lower case.
-    genre_names, tag_names : list of str
+    ``items`` are movie ids; a movie without genres, or one that is not known, has a row of zeros.
     """
-    rows = {int(movie): row for row, movie in enumerate(np.asarray(movies))}
     with _checked("ml-latest-small/movies.csv", folder).open(encoding="utf-8", newline="") as file:
-        listed = [(int(line["movieId"]), line["genres"].split("|")) for line in csv.DictReader(file)]
+        of_movie = {int(row["movieId"]): row["genres"].split("|") for row in csv.DictReader(file)}
+    names = sorted({genre for genres in of_movie.values() for genre in genres} - {"(no genres listed)"})
+    column = {name: number for number, name in enumerate(names)}
+    table = np.zeros((len(items), len(names)), np.float32)
+    for row, item in enumerate(np.asarray(items).tolist()):
+        for genre in of_movie.get(item, ()):
+            if genre in column:
+                table[row, column[genre]] = 1.0
+    return table, tuple(names)
+
+
+def movielens_tags(
+    items: npt.NDArray[np.int64], folder: str | Path | None = None, *, before: float | None = None
+) -> tuple[sp.csr_matrix, tuple[str, ...]]:
+    """Load how often movies of ml-latest-small were given each tag: CSR of shape (items, tags), and the tags' names.
+
+    ``items`` are movie ids. ``before`` leaves out tags that were given at that time, in seconds since 1970, or later.
+    Tags are in lower case.
+    """
+    rows = {int(item): row for row, item in enumerate(np.asarray(items).tolist())}
     with _checked("ml-latest-small/tags.csv", folder).open(encoding="utf-8", newline="") as file:
         given = [(int(line["movieId"]), line["tag"].strip().lower()) for line in csv.DictReader(file)
                  if before is None or float(line["timestamp"]) < before]  # fmt: skip
-    genre_pairs = [(movie, genre) for movie, genres in listed for genre in genres if not genre.startswith("(")]
-    (genres, genre_names), (tags, tag_names) = (_counted(pairs, rows) for pairs in (genre_pairs, given))
-    return genres.toarray(), tags, genre_names, tag_names
-
-
-def _counted(pairs: list[tuple[int, str]], rows: dict[int, int]) -> tuple[sp.csr_matrix, list[str]]:
-    """Count pairs of movie and name, for movies that have a row."""
-    names = sorted({name for _, name in pairs})
+    names = sorted({tag for _, tag in given})
     columns = {name: column for column, name in enumerate(names)}
-    known = [(rows[movie], columns[name]) for movie, name in pairs if movie in rows]
+    known = [(rows[item], columns[tag]) for item, tag in given if item in rows]
     where = np.array(known, np.int64).reshape(-1, 2).T
     counts = sp.csr_matrix((np.ones(len(known), np.float32), tuple(where)), shape=(len(rows), len(names)))
     counts.sum_duplicates()
-    return counts, names
+    return counts, tuple(names)
 
 
 def _lists(path: Path, shape: tuple[int, int], *, counted: bool) -> Interactions:

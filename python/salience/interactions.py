@@ -251,7 +251,24 @@ class Interactions:
         half = real(half_life, argument="half_life", positive=True)
         latest = self.times.max(initial=0) if now is None else float(now)
         age = np.maximum(latest - self.times.astype(np.float64), 0.0)
-        values = (self.matrix.data * np.exp2(-age / half)).astype(np.float32)
+        return self.weighted(np.exp2(-age / half))
+
+    def weighted(self, weights: Any) -> Interactions:
+        """Multiply values by weights, one for each entry, aligned with ``matrix.data``: how far each is trusted.
+
+        Parameters
+        ----------
+        weights : array of real numbers, shape (entries,)
+            Finite; negative ones make dislikes of likes. The product is rounded to float32.
+        """
+        factors = np.asarray(weights)
+        if factors.dtype.kind not in "fiub":
+            raise TypeError(f"weights: {describe(factors)}; expected real numbers")
+        if factors.shape != (len(self),):
+            raise ValueError(f"weights: shape {factors.shape}; expected {(len(self),)}, one for each entry")
+        if not np.isfinite(factors).all():
+            raise ValueError(f"weights: {factors[~np.isfinite(factors)][0]}; expected finite numbers")
+        values = (self.matrix.data * factors.astype(np.float64)).astype(np.float32)
         matrix = sp.csr_matrix((values, self.matrix.indices, self.matrix.indptr), shape=self.shape)
         return Interactions(matrix, self.user_map, self.item_map, self.times)
 

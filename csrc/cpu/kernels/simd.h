@@ -40,6 +40,13 @@ inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
   const __m256 s = _mm256_hadd_ps(low, _mm256_hadd_ps(halves(v[2]), halves(v[3])));
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
 }
+// Sixteen lanes as l_i + l_(i+8), then i + 4, i + 2, i + 1.
+inline float tree_sixteen(const F32 (&v)[1]) {
+  const __m256 a = halves(v[0]);
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
 inline F32 reciprocal_or_zero(F32 v) {
   return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(v, zero(), _CMP_GT_OQ), broadcast(1.0f), v);
 }
@@ -113,6 +120,7 @@ inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
   const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
 }
+inline float tree_sixteen(const F32 (&v)[2]) { return sum(_mm256_add_ps(v[0], v[1])); }
 inline F32 reciprocal_or_zero(F32 v) {
   return _mm256_and_ps(_mm256_cmp_ps(v, zero(), _CMP_GT_OQ), _mm256_div_ps(broadcast(1.0f), v));
 }
@@ -184,6 +192,7 @@ inline float sum(F32 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
   for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
 }
+inline float tree_sixteen(const F32 (&v)[4]) { return sum((v[0] + v[2]) + (v[1] + v[3])); }
 inline F32 reciprocal_or_zero(F32 v) { return v > 0.0f ? 1.0f / v : zero(); }
 inline uint32_t not_below(F32 v, F32 t) {
   const auto below = v < t;  // lanes of 0 or -1

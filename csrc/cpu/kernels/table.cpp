@@ -1,5 +1,6 @@
 // Compiled once per instruction set, with SALIENCE_TABLE naming the one symbol it exports.
 #include "cpu/kernels/als.h"
+#include "cpu/kernels/attention.h"
 #include "cpu/kernels/canonical.h"
 #include "cpu/kernels/count.h"
 #include "cpu/kernels/encode.h"
@@ -7,6 +8,7 @@
 #include "cpu/kernels/limits.h"
 #include "cpu/kernels/screen.h"
 #include "cpu/kernels/select.h"
+#include "cpu/kernels/unit.h"
 #if defined(SALIENCE_TILES)
 #include "cpu/kernels/tiles.h"
 #endif
@@ -34,6 +36,9 @@ constexpr salience::cpu::KernelTable kTable = {
     bare_read,
     canonical,
     squared_norms,
+    unit_rows,
+    unit_products,
+    attend,
     select_float,
     select_double,
     count_below_float,

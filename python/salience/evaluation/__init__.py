@@ -13,6 +13,7 @@ from salience.evaluation.search import SearchResult, Trial, Uniform, search
 from salience.evaluation.slices import Slices
 from salience.evaluation.sources import BlockScores, Factors
 from salience.evaluation.splits import Split
+from salience.evaluation.tradeoff import TradeoffCurve, tradeoff_curve
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -28,6 +29,7 @@ __all__ = [
     "SearchResult",
     "Slices",
     "Split",
+    "TradeoffCurve",
     "Trial",
     "Uniform",
     "compare",
@@ -47,4 +49,5 @@ __all__ = [
     "search",
     "splits",
     "statistics",
+    "tradeoff_curve",
 ]

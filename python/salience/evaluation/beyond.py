@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from salience import _core
+from salience import _arrays, _core
 from salience._arrays import describe
 from salience.evaluation.metrics import FloatArray, IntArray, Metric, parse_metrics
 from salience.evaluation.ranks import exclusion
@@ -97,12 +97,7 @@ class Lists:
     @cached_property
     def categories(self) -> Any:
         """Shares of every item in the categories, a sparse matrix; nothing where an item has none."""
-        matrix = sp.csr_array(as_features(self.features, self.items))
-        if matrix.nnz and matrix.data.min() < 0:
-            raise ValueError(f"item_features: {matrix.data.min()}; expected weights of at least 0 for calibration")
-        totals = np.asarray(matrix.sum(axis=1)).ravel()
-        scale = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
-        return sp.csr_array(sp.diags_array(scale) @ matrix)
+        return _arrays.shares(as_features(self.features, self.items), argument="item_features")
 
     @cached_property
     def popularity_ranks(self) -> IntArray:

@@ -234,7 +234,7 @@ def factor_ranks(
     -----
     2 n d items operations in float64; O(entries) memory, no score is kept.
     """
-    queries, vectors = _finite(users, "users"), _finite(items, "items")
+    queries, vectors = _arrays.finite(users, argument="users"), _arrays.finite(items, argument="items")
     matrix = _relevant(held_out)
     expected = (len(queries), len(vectors))
     if matrix.shape != expected:
@@ -265,7 +265,7 @@ def factor_lists(
     lists : int64 array of shape (n, k)
         Item rows, -1 where too few candidates remain.
     """
-    queries, vectors = _finite(users, "users"), _finite(items, "items")
+    queries, vectors = _arrays.finite(users, argument="users"), _arrays.finite(items, argument="items")
     matrix = _relevant(held_out)
     expected = (len(queries), len(vectors))
     if matrix.shape != expected:
@@ -349,12 +349,3 @@ def canonical(matrix: Any) -> Any:
         csr = csr.copy()
         csr.sum_duplicates()
     return csr
-
-
-def _finite(value: Any, argument: str) -> npt.NDArray[np.float32]:
-    array = _arrays.dense(value, argument=argument)
-    # The sum of squares is finite only where all are; it needs no array of flags, but may overflow.
-    if not np.isfinite(np.einsum("ij,ij->", array, array, dtype=np.float64)) and not np.isfinite(array).all():
-        row = np.flatnonzero(~np.isfinite(array).all(axis=1))[0]
-        raise ValueError(f"{argument}: a value that is not finite in row {row}; expected finite numbers")
-    return array
