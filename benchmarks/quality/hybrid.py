@@ -1,13 +1,13 @@
 """The hybrid scorer beside its components and beside fixed weights, on three data sets.
 
-    SALIENCE_DATA=... python benchmarks/quality/hybrid.py citeulike     # articles, most of them with little or no history
+    SALIENCE_DATA=... python benchmarks/quality/hybrid.py citeulike     # articles, many without any history
     SALIENCE_DATA=... python benchmarks/quality/hybrid.py gowalla       # no content: collaborative and neighbourhoods
-    SALIENCE_DATA=... python benchmarks/quality/hybrid.py movielens     # later ratings from earlier ones; ratings, too
+    SALIENCE_DATA=... python benchmarks/quality/hybrid.py movielens     # in time order; and ratings
     python benchmarks/quality/hybrid.py citeulike --tune                # how the fixed weights were chosen
 
 Nothing is chosen on test data: settings of the components are those of cold_items.py and gowalla.py, the attention is
-trained by ``fit`` on parts of the training data, and the fixed weights are the best of a random search on a fifth of the
-training data (--tune). Fixed weights and single components share the fitted components of the hybrid.
+trained by ``fit`` on parts of the training data, and the fixed weights are the best of a random search on validation
+data, a fifth of the training data (--tune). Fixed weights and single components share the hybrid's fitted components.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def against_fixed(reports: dict[str, Report], metrics: list[str]) -> None:
     print(found.table())
 
 
-def recall_among(model: HybridScorer, test: sp.csr_matrix, users: np.ndarray, items: np.ndarray, cuts: tuple) -> np.ndarray:
+def recall_among(
+    model: HybridScorer, test: sp.csr_matrix, users: np.ndarray, items: np.ndarray, cuts: tuple
+) -> np.ndarray:
     """Mean recall of users where only some items are candidates and relevant."""
     relevant = test[users].multiply(items[None, :]).tocsr()
     relevant.eliminate_zeros()
@@ -169,10 +171,19 @@ def tune(name: str) -> None:
     if name == "citeulike":
         data = load_citeulike()[0]
         held_out = np.random.default_rng(0).random(len(data)) < 0.2
-        train, valid, components, metrics = data.select(~held_out), data.select(held_out), articles(), [f"recall@{c}" for c in CUTOFFS]
+        train, valid, components, metrics = (
+            data.select(~held_out),
+            data.select(held_out),
+            articles(),
+            [f"recall@{c}" for c in CUTOFFS],
+        )
     else:
         train, valid, _ = load_gowalla()
-        train, components, metrics = gowalla_als.weighted(train, gowalla_als.ITEM_POWER), places(), list(gowalla_als.METRICS)
+        train, components, metrics = (
+            gowalla_als.weighted(train, gowalla_als.ITEM_POWER),
+            places(),
+            list(gowalla_als.METRICS),
+        )
     random, count = np.random.default_rng(1), len(components)
     model = HybridScorer(components, attention="fixed", weights=np.ones(count)).fit(train)
     best: tuple[float, tuple[float, ...]] = (0.0, ())

@@ -75,8 +75,8 @@ Blend blend_of(const std::optional<Additions>& additions, const std::optional<Ga
   }
   if (labels) {
     if (labels->size() != items)
-      throw py::value_error("labels: " + std::to_string(labels->size()) + " of them; expected one for each of the " +
-                            std::to_string(items) + " items");
+      throw py::value_error("labels: " + std::to_string(labels->size()) +
+                            " of them; expected one for each of the " + std::to_string(items) + " items");
     blend.labels = labels->data();
   }
   return blend;

@@ -47,7 +47,8 @@ enum class Path {
 // canonical score of (query i, item j), the score that counts is
 //   (s + additions(i, j)) / (query_gates row i . item_gates row j),
 // the sum, the gates' canonical inner product and the quotient each rounded once to float32.
-//   additions: null indptr, or (m, n) with finite values, rows ascending and without duplicates; 0 where there
+//   additions: null indptr, or (m, n) with finite values, rows ascending and without duplicates; 0 where
+//   there
 //     is no entry. Cost: each entry is scored canonically.
 //   query_gates, item_gates: no columns, or (m, c) and (n, c), finite and not negative, the first column
 //     positive. The scan rules out whole blocks of 192 items by the range of their gates, so items with alike

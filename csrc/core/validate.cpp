@@ -185,8 +185,8 @@ Status expect_gates(const char* name, const Matrix<const float>& gates, int64_t 
     for (int64_t j = 0; j < columns; ++j) {
       const float gate = gates.row(i)[j];
       if (std::isfinite(gate) && gate >= 0.0f && (j > 0 || gate > 0.0f)) continue;
-      return Status::invalid(std::string(name) + ": row " + std::to_string(i) + " holds " + std::to_string(gate) +
-                             " in column " + std::to_string(j) +
+      return Status::invalid(std::string(name) + ": row " + std::to_string(i) + " holds " +
+                             std::to_string(gate) + " in column " + std::to_string(j) +
                              "; expected finite numbers that are not negative, and positive in column 0");
     }
   return {};
@@ -218,9 +218,10 @@ Status validate_blend(const Blend& blend, Metric metric, int64_t queries, int64_
     for (int64_t n = additions.indptr[i]; n < additions.indptr[i + 1]; ++n) {
       const bool ascending = n == additions.indptr[i] || additions.indices[n - 1] < additions.indices[n];
       if (ascending && std::isfinite(additions.values[n])) continue;
-      return Status::invalid("additions: row " + std::to_string(i) +
-                             (ascending ? " holds a value that is not finite" : " is not in ascending order") +
-                             "; expected finite values, each column once and in order");
+      return Status::invalid(
+          "additions: row " + std::to_string(i) +
+          (ascending ? " holds a value that is not finite" : " is not in ascending order") +
+          "; expected finite values, each column once and in order");
     }
   return {};
 }

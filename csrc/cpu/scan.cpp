@@ -62,7 +62,8 @@ double Survivors::lower(uint64_t key) {
 GatedBlend prepare(const Blend& blend, const Catalogue& catalogue, const uint8_t* allowed) {
   GatedBlend prepared{blend, blend.query_gates.columns, {}, {}, allowed};
   const int64_t gates = prepared.gates;
-  prepared.smallest.assign(static_cast<size_t>(catalogue.blocks() * gates), std::numeric_limits<float>::max());
+  prepared.smallest.assign(static_cast<size_t>(catalogue.blocks() * gates),
+                           std::numeric_limits<float>::max());
   prepared.largest.assign(prepared.smallest.size(), 0.0f);
   for (int64_t position = 0; gates > 0 && position < catalogue.rows; ++position) {
     const float* const row = blend.item_gates.row(catalogue.id(position));
@@ -247,8 +248,9 @@ void GroupScan::bootstrap_panel(int64_t first, const std::vector<int64_t>& sampl
   for (int64_t lane = 0; lane < lanes; ++lane) {
     const int64_t q = first + lane, id = first_ + q;
     const Query& query = queries_[static_cast<size_t>(q)];
-    const int64_t left_out = (request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id]) +
-                             (request_.blend == nullptr ? 0 : request_.blend->addition_count(id));
+    const int64_t left_out =
+        (request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id]) +
+        (request_.blend == nullptr ? 0 : request_.blend->addition_count(id));
     if (query.exhaustive || left_out > spare) continue;
     uint64_t* const mine = keys.data() + static_cast<size_t>(lane) * found;
     const auto rank = static_cast<size_t>(request_.k + left_out);
@@ -564,19 +566,23 @@ void GroupScan::score(int64_t first, int64_t count, const float* const* rows, in
   kernels().canonical({catalogue_.metric, canonical_.values.data() + first * canonical_.stride,
                        canonical_.stride, count, canonical_.norms.data() + first, rows, norms_.data(),
                        row_count, catalogue_.columns, scores_.data(), row_count});
-  if (request_.gated()) divide(first, count, row_count, [&](int64_t r) { return catalogue_.id(positions[r]); });
+  if (request_.gated())
+    divide(first, count, row_count, [&](int64_t r) { return catalogue_.id(positions[r]); });
   for (int64_t q = 0; q < count; ++q) {
     Reservoir<Key>& best = best_[static_cast<size_t>(first + q)];
     for (int64_t r = 0; r < row_count; ++r) {
       const int64_t id = catalogue_.id(positions[r]);
-      const Key key = Ranking::key(request_.sign * scores_[static_cast<size_t>(q * row_count + r)], label(id));
+      const Key key =
+          Ranking::key(request_.sign * scores_[static_cast<size_t>(q * row_count + r)], label(id));
       if (best.full() && key <= best.bound()) continue;
       if (request_.scans(first_ + first + q, id)) best.offer(key);
     }
   }
 }
 
-int64_t GroupScan::label(int64_t id) const { return request_.blend == nullptr ? id : request_.blend->label(id); }
+int64_t GroupScan::label(int64_t id) const {
+  return request_.blend == nullptr ? id : request_.blend->label(id);
+}
 
 // Divides scores_ by the gates' products.
 template <class Ids>
@@ -589,7 +595,8 @@ void GroupScan::divide(int64_t first, int64_t count, int64_t row_count, Ids ids)
   kernels().canonical({Metric::dot, gates_.values.data() + first * gates_.stride, gates_.stride, count,
                        gates_.norms.data() + first, gate_rows_.data(), nullptr, row_count, blend.gates,
                        denominators_.data(), row_count});
-  for (size_t n = 0; n < static_cast<size_t>(count * row_count); ++n) scores_[n] = scores_[n] / denominators_[n] + 0.0f;
+  for (size_t n = 0; n < static_cast<size_t>(count * row_count); ++n)
+    scores_[n] = scores_[n] / denominators_[n] + 0.0f;
 }
 
 // Scores what has an addition to query q canonically, and offers it. Of several ranges of items only the
@@ -616,9 +623,9 @@ void GroupScan::score_additions(int64_t q) {
     if (count == 0) continue;
     rows_.of_ids(catalogue_, count, [&](int64_t n) { return ids[n]; }, rows);
     scores_.resize(static_cast<size_t>(count));
-    kernels().canonical({catalogue_.metric, canonical_.values.data() + q * canonical_.stride, canonical_.stride, 1,
-                         canonical_.norms.data() + q, rows, nullptr, count, catalogue_.columns, scores_.data(),
-                         count});
+    kernels().canonical({catalogue_.metric, canonical_.values.data() + q * canonical_.stride,
+                         canonical_.stride, 1, canonical_.norms.data() + q, rows, nullptr, count,
+                         catalogue_.columns, scores_.data(), count});
     for (int64_t n = 0; n < count; ++n) scores_[static_cast<size_t>(n)] += values[n];
     if (blend->gates > 0) divide(q, 1, count, [&](int64_t n) { return ids[n]; });
     for (int64_t n = 0; n < count; ++n)
@@ -627,7 +634,8 @@ void GroupScan::score_additions(int64_t q) {
   best.compact();
   const Query& asked = queries_[static_cast<size_t>(q)];
   if (request_.path != Path::exact && !asked.exhaustive && best.full())
-    raise_level(q, bound_.level_of_score(Ranking::score(best.bound()), offset_of_level(asked), asked.encoded.norm));
+    raise_level(
+        q, bound_.level_of_score(Ranking::score(best.bound()), offset_of_level(asked), asked.encoded.norm));
 }
 
 }  // namespace salience::cpu

@@ -17,15 +17,16 @@ using Key = Ranking::Key;
 // Blend of core/operations.h with what the scan derives from it.
 struct GatedBlend {
   Blend given;
-  int64_t gates = 0;             // columns of the gates
-  std::vector<float> smallest;   // of every block of the catalogue and every gate
+  int64_t gates = 0;            // columns of the gates
+  std::vector<float> smallest;  // of every block of the catalogue and every gate
   std::vector<float> largest;
   const uint8_t* allowed = nullptr;  // as the caller gave it
 
   bool adds(int64_t query, int64_t id) const {
     const Csr& a = given.additions;
-    return a.indptr != nullptr && std::binary_search(a.indices + a.indptr[query], a.indices + a.indptr[query + 1],
-                                                     static_cast<int32_t>(id));
+    return a.indptr != nullptr &&
+           std::binary_search(a.indices + a.indptr[query], a.indices + a.indptr[query + 1],
+                              static_cast<int32_t>(id));
   }
   int64_t addition_count(int64_t query) const {
     const Csr& a = given.additions;
@@ -33,9 +34,7 @@ struct GatedBlend {
   }
   int64_t label(int64_t id) const { return given.labels == nullptr ? id : given.labels[id]; }
   // The denominator, up to rounding in float64.
-  double denominator(int64_t query, int64_t id) const {
-    return product(query, given.item_gates.row(id));
-  }
+  double denominator(int64_t query, int64_t id) const { return product(query, given.item_gates.row(id)); }
   double product(int64_t query, const float* gates_of_items) const {
     const float* const row = given.query_gates.row(query);
     double sum = 0.0;

@@ -40,6 +40,9 @@ class Index:
         allowed: npt.NDArray[np.bool_] | None,
         threads: int,
         path: str = "auto",
+        additions: tuple[tuple[_Int64, _Int32], _Float32] | None = None,
+        gates: tuple[_Float32, _Float32] | None = None,
+        labels: _Int64 | None = None,
     ) -> tuple[_Int64, _Float32]: ...
     def block(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]: ...
     def description(self) -> dict[str, Any]: ...

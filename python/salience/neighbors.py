@@ -313,9 +313,7 @@ def _aligned(product: Any, support: Any) -> tuple[Any, Any]:
     return sp.csr_matrix((data, support.indices, support.indptr), support.shape), support
 
 
-def _best_of_rows(
-    values: npt.NDArray[np.float64], product: Any, rows: npt.NDArray[Any], k: int, threads: int
-) -> Any:
+def _best_of_rows(values: npt.NDArray[np.float64], product: Any, rows: npt.NDArray[Any], k: int, threads: int) -> Any:
     """Keep the ``k`` largest positive entries of each row, ties by column; the diagonal is left out."""
     block = sp.csr_matrix((values, product.indices, product.indptr), product.shape).toarray()
     block[np.arange(len(rows)), rows] = 0.0

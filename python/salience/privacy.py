@@ -18,7 +18,8 @@ import scipy.optimize
 import scipy.sparse as sp
 
 from salience import _arrays, _core, _storage
-from salience._als import Float32, Float64, Objective, Observations, copy_padded, eigenbasis, padded, solve_rows
+from salience._als import Float32, Float64, HalfStep, Objective, Observations, copy_padded, eigenbasis, padded
+from salience._als_backends import Host
 from salience.interactions import Interactions, as_interactions
 from salience.models import VectorModel
 
@@ -459,9 +460,8 @@ class PrivateALS(VectorModel):
         spectrum, rotation = eigenbasis(_core.gramian(design, objective.threads))
         _core.rotate(design, rotation, objective.threads)
         solution = padded(len(rows.counts), self.factors)
-        solve_rows(
-            objective, rows, design, solution, objective.ridge(rows.counts, len(items)), spectrum=spectrum, exact=True
-        )
+        how = HalfStep(objective.ridge(rows.counts, len(items)), spectrum=spectrum, exact=True)
+        Host(objective.threads).solve(objective, rows, design, solution, None, how)
         _core.rotate(solution, np.ascontiguousarray(rotation.T), objective.threads)
         return np.ascontiguousarray(solution)
 

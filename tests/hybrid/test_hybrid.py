@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from salience import ALS, EASE, Collaborative, Content, History, HybridScorer, Interactions, ItemKNN, Popularity, Prior
+from salience import ALS, EASE, Collaborative, Content, History, HybridScorer, ItemKNN, Popularity, Prior
 from salience.datasets import synthetic
 from salience.evaluation import evaluate, splits
 from salience.hybrid import Component
@@ -105,6 +105,7 @@ class Memory(Component):
         return self
 
     def user_vectors(self, histories, rows):
+        del rows
         return np.zeros((histories.shape[0], 0), np.float32)
 
     def additions(self, histories):
@@ -209,11 +210,13 @@ def test_items_with_features_alone_are_found_by_content(catalogue):
     assert set(new_ids) <= set(model.item_map.ids)
     user = data.users[np.argmax((data.matrix @ features)[:, 0] / np.diff(data.matrix.indptr))]
     why = model.explain(user, 9001)
-    assert why.weights[0] == 0 and why.weights[1] > 0
+    assert why.weights[0] == 0
+    assert why.weights[1] > 0
     assert model.score([user], [9001]) > model.score([user], [9002])
     assert len(model.recommend([user], 10, allow=[9001, 9002]).ids[0]) == 10
     without = model.explain(user, data.items[0])
-    assert without.weights[1] == 0 and without.weights[0] != 0
+    assert without.weights[1] == 0
+    assert without.weights[0] != 0
 
 
 def test_a_hybrid_beats_its_components():

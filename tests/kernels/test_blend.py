@@ -16,7 +16,7 @@ import salience
 from salience import _arrays
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_topk import KINDS, drawn_filters, same, vectors  # noqa: E402
+from test_topk import KINDS, drawn_filters, same, vectors
 
 
 def drawn_additions(random, queries, items):
@@ -110,4 +110,6 @@ def test_unsound_blends_are_errors(change, message):
         gates = (np.ones((2, 1), np.float32), np.ones((5, 1), np.float32))
     index = salience.Index(x, metric=change.get("metric", "dot"))
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        index._state.search(x[:2], 2, None, None, 1, "auto", additions, gates, None if labels is None else np.array(labels))
+        index._state.search(
+            x[:2], 2, None, None, 1, "auto", additions, gates, None if labels is None else np.array(labels)
+        )

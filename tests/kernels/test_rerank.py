@@ -80,8 +80,8 @@ def test_the_calibrated_choice_is_the_oracles(seed, kind, slots, groups, k, trad
     again, _ = calibrated((rows, scores), categories, k, targets=targets, trade_off=trade_off)
     positions = reference.calibrated(rows, scores, shares, targets, k, trade_off)
     assert np.array_equal(again, at(positions, rows))
-    # The history gives the same targets but for the last bit, which ties may show.
-    if kind == "plain":
+    # The history gives the same targets but for the last bit, which ties show; without relevance there are many.
+    if kind == "plain" and trade_off < 1:
         assert np.array_equal(found, again)
 
 

@@ -266,7 +266,9 @@ def test_weights_that_are_not_given_follow_from_the_data():
     matrix = ratings(seed=11, implicit=True)
     scaled = matrix.copy()
     scaled.data *= 1000
-    wide = sp.vstack([sp.hstack([matrix, sp.csr_matrix((matrix.shape[0], 50))]), sp.csr_matrix((30, matrix.shape[1] + 50))])
+    wide = sp.vstack(
+        [sp.hstack([matrix, sp.csr_matrix((matrix.shape[0], 50))]), sp.csr_matrix((30, matrix.shape[1] + 50))]
+    )
     model, thousandfold, padded = (ALS(8, epochs=2).fit(m) for m in (matrix, scaled, wide.tocsr()))
     assert model.alpha == pytest.approx(1 / matrix.data.mean())
     observed = model.alpha * matrix.data.sum()

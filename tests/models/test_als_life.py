@@ -75,7 +75,10 @@ def test_dislikes_lower_scores():
     plain[0, item] = 0
     disliked = plain.copy()
     disliked[0, item] = -3
-    models = [ALS(8, unobserved_weight=0.1, regularization=0.1, regularization_exponent=0).fit(m.tocsr()) for m in (plain, disliked)]
+    models = [
+        ALS(8, unobserved_weight=0.1, regularization=0.1, regularization_exponent=0).fit(m.tocsr())
+        for m in (plain, disliked)
+    ]
     before, after = (model.score([0], [item])[0] for model in models)
     assert after < 0.5 * before
 
@@ -183,9 +186,7 @@ def test_user_features_carry_another_domain_over():
     masked = films.tolil()
     masked[newcomers] = 0
     domain = ALS(8).fit(books)
-    model = ALS(
-        8, unobserved_weight=0.1, regularization=1.0, regularization_exponent=0.0, feature_regularization=0.1
-    )
+    model = ALS(8, unobserved_weight=0.1, regularization=1.0, regularization_exponent=0.0, feature_regularization=0.1)
     model.fit(masked.tocsr(), user_features=domain.user_factors_)
     scores = model.user_factors_[newcomers] @ model.item_factors_.T
     own = group[newcomers][:, None] == film_group

@@ -53,7 +53,7 @@ def reduced(features: Any, rank: int, seed: int) -> tuple[Float32, FeatureMap]:
         basis = np.linalg.qr(wide.T @ basis)[0]
     _, _, right = np.linalg.svd(wide @ basis, full_matrices=False)
     basis = np.ascontiguousarray(basis @ right[:rank].T, np.float32)
-    return _unit(np.asarray(wide @ basis, np.float64)), FeatureMap(basis)
+    return _unit(np.asarray(wide @ basis, np.float64)), FeatureMap(np.asarray(basis, np.float32))
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Regressor:
     def trained(cls, matrix: Any, vectors: Float32, hidden: int, seed: int) -> Regressor:
         """Learn to tell an item's features from the profile of the rest of the history."""
         try:
-            from sklearn.neural_network import MLPRegressor
+            from sklearn.neural_network import MLPRegressor  # type: ignore[import-untyped]
         except ImportError:
             raise ImportError("user_map='mlp' needs scikit-learn: pip install 'salience[mlp]'") from None
         inputs, targets = left_out(matrix, vectors)
         if len(inputs) < 10:
             raise ValueError("user_map: 'mlp' with fewer than 10 interactions of users with two; expected more data")
         model = MLPRegressor(
-            hidden_layer_sizes=(hidden,), activation="relu", solver="adam", alpha=1e-4, early_stopping=True, max_iter=60,
-            n_iter_no_change=4, random_state=seed,
+            hidden_layer_sizes=(hidden,), activation="relu", solver="adam", alpha=1e-4, early_stopping=True,
+            max_iter=60, n_iter_no_change=4, random_state=seed,
         )  # fmt: skip
         import warnings
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from salience import _storage
 from salience.als import ALS
 from salience.hybrid._features import FeatureMap, Regressor
 from salience.hybrid.attention import Attention, Scaling
 from salience.hybrid.components import Collaborative, Component, Content, History, Prior
-from salience.interactions import Interactions
+from salience.interactions import IdMap, Interactions
 from salience.models import Popularity
 from salience.neighbors import EASE, ItemKNN
 
@@ -33,8 +31,8 @@ def save(scorer: Any, path: Any) -> None:
     for side in ("users", "items"):
         scaling = getattr(attention, side)
         tensors.update({f"{side}.{name}": getattr(scaling, name) for name in _SCALINGS})
-    settings = {name: getattr(scorer, name) for name in
-                ("standardize", "objective", "held_out", "rounds", "most_users", "strength", "focus", "seed")}  # fmt: skip
+    names = ("standardize", "objective", "held_out", "rounds", "most_users", "strength", "focus", "seed")
+    settings = {name: getattr(scorer, name) for name in names}
     settings["attention"] = scorer.attention_kind
     settings["weights"] = None if scorer.weights is None else scorer.weights.tolist()
     metadata = {"settings": settings, "components": components, "kind": attention.kind, "scale": attention.scale}
@@ -71,7 +69,9 @@ def _pack_component(component: Component) -> tuple[_storage.Tensors, dict[str, A
     if model is not None:
         kind = type(model).__name__
         if kind not in _MODELS:
-            raise TypeError(f"components: {component.name} holds a {kind}; expected one of {', '.join(_MODELS)} to save")
+            raise TypeError(
+                f"components: {component.name} holds a {kind}; expected one of {', '.join(_MODELS)} to save"
+            )
         parts, packed = ({}, {}) if kind == "Popularity" else model._packed()
         tensors.update({f"model.{name}": tensor for name, tensor in parts.items()})
         metadata["model"] = {"kind": kind, **packed}
@@ -81,7 +81,7 @@ def _pack_component(component: Component) -> tuple[_storage.Tensors, dict[str, A
         tensors.update({f"reduced.{n}": array for n, array in enumerate([component._reduced[0], component._map.basis])
                         if array is not None})  # fmt: skip
         if component.ids is not None:
-            tensors.update(_storage.pack_ids("ids", _storage.IdMap(component.ids)))
+            tensors.update(_storage.pack_ids("ids", IdMap(component.ids)))
         if component._regressor is not None:
             for name in ("weights", "biases"):
                 tensors.update({f"{name}.{n}": part for n, part in enumerate(getattr(component._regressor, name))})
@@ -98,7 +98,8 @@ def _unpack_component(tensors: _storage.Tensors, metadata: dict[str, Any], data:
     def matrix(name: str) -> Any:
         return _storage.unpack_matrix(name, tensors)
 
-    kind, settings, component = metadata["component"], metadata.get("settings", {}), None
+    kind, settings = metadata["component"], metadata.get("settings", {})
+    component: Any = None
     if kind == "Content":
         ids = _storage.unpack_ids("ids", tensors).ids if any(name.startswith("ids.") for name in tensors) else None
         component = Content(matrix("features"), items=ids, name=metadata["name"], **settings)
@@ -107,7 +108,8 @@ def _unpack_component(tensors: _storage.Tensors, metadata: dict[str, Any], data:
         component._solve, component._regressor = matrix("_solve"), None
         component._place_rows(data)
         if "weights.0" in tensors:
-            component._regressor = Regressor(*(tuple(tensors[f"{name}.{n}"] for n in (0, 1)) for name in ("weights", "biases")))  # type: ignore[arg-type]
+            weights, biases = ((tensors[f"{name}.0"], tensors[f"{name}.1"]) for name in ("weights", "biases"))
+            component._regressor = Regressor(weights, biases)
     elif kind == "Prior":
         component = Prior(name=metadata["name"], **settings)
     elif kind in ("Collaborative", "History"):
@@ -126,7 +128,8 @@ def _unpack_component(tensors: _storage.Tensors, metadata: dict[str, Any], data:
     if component is None:
         raise ValueError(f"path: a component of kind {kind!r}; expected one of this package")
     component.item_vectors, component.item_available = tensors["item_vectors"], tensors["item_available"].astype(bool)
-    return component
+    found: Component = component
+    return found
 
 
 __all__ = ["load", "save"]

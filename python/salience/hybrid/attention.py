@@ -107,16 +107,16 @@ class Lists:
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("scores", "available", "users", "items", "held_out", "log_weights")
         }
-        targets = None if parts[0].targets is None else np.concatenate([part.targets for part in parts])  # type: ignore[misc]
+        targets = None if parts[0].targets is None else np.concatenate([part.targets for part in parts])
         return Lists(ends=ends.astype(np.int64), targets=targets, **together)
 
 
 class Loss:
     """Loss and gradient with respect to the entries' scores.
 
-    Ranking: the mean over users of the mean over their held-out items of (1 - p^focus) / focus, where p is the share of
-    the held-out item in the softmax of its list. As ``focus`` goes to 0 this becomes the cross-entropy -log p; above 0 an
-    item counts by p^focus, so that those within reach of the top matter more than those far down (the generalized
+    Ranking: the mean over users of the mean over their held-out items of (1 - p^focus) / focus, where p is the share
+    of the held-out item in the softmax of its list. As ``focus`` goes to 0 this becomes the cross-entropy -log p; else
+    an item counts by p^focus, so that those within reach of the top matter more than those far down (the generalized
     cross-entropy of Zhang and Sabuncu, 2018). Ratings: the mean squared error.
     """
 
@@ -128,7 +128,7 @@ class Loss:
         counts = np.maximum(lists.held_out, 1) * max(len(lists.held_out), 1)
         self.shares = 1.0 / counts[self.rows[self.held_out]]
 
-    def __call__(self, scores: Float32) -> tuple[float, Float32]:
+    def __call__(self, scores: Any) -> tuple[float, Any]:
         """Return the loss and its gradient."""
         if self.lists.targets is not None:
             difference = scores - self.lists.targets
@@ -257,7 +257,9 @@ def train_softmax(lists: Lists, *, strength: float, focus: float = 0.0) -> Atten
     def evaluate(flat: Float64) -> tuple[float, Float64]:
         theta = flat[: components * width].reshape(components, width)
         phi = flat[components * width : -1].reshape(components, depth)
-        logits = (scaled_users @ theta.T).astype(np.float32)[loss.rows] + scaled_items @ phi.T.astype(np.float32) + closed
+        logits = (
+            (scaled_users @ theta.T).astype(np.float32)[loss.rows] + scaled_items @ phi.T.astype(np.float32) + closed
+        )
         logits -= logits.max(axis=1, keepdims=True)
         gate = np.exp(logits)
         gate /= gate.sum(axis=1, keepdims=True)
@@ -267,7 +269,9 @@ def train_softmax(lists: Lists, *, strength: float, focus: float = 0.0) -> Atten
         gradient = gradient * scale
         to_logits = gate * (lists.scores - mixed[:, None]) * gradient[:, None]
         by_list = np.add.reduceat(to_logits, lists.ends[:-1], axis=0)
-        total = np.concatenate([(by_list.T @ scaled_users).ravel(), (to_logits.T @ scaled_items).ravel(), [gradient @ mixed]])
+        total = np.concatenate(
+            [(by_list.T @ scaled_users).ravel(), (to_logits.T @ scaled_items).ravel(), [gradient @ mixed]]
+        )
         return value + float(penalty @ flat**2), total + 2 * penalty * flat
 
     result = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", options=_UNTIL)

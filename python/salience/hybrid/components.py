@@ -76,21 +76,24 @@ class Component:
 
     def user_available(self, histories: Any, rows: Rows | None) -> BoolArray:
         """Tell about which users the component has something to say."""
+        del rows
         return np.asarray(np.diff(histories.indptr) > 0)
 
     def additions(self, histories: Any) -> Any:
         """Return scores beside the inner products as a CSR matrix of shape (n, items), or None."""
-        return None
+        del histories
 
     def parts(self, history: Any, items: Rows, row: int | None) -> Float64 | None:
         """Return what each item of one history adds to the scores of ``items``, shape (len(items), history.nnz).
 
         None where the score is no sum over the history; what the parts do not add up to is the base.
         """
+        del history, items, row
         return None
 
     def feature_parts(self, history: Any, item: int, row: int | None) -> dict[Any, float]:
         """Return what features add to the score of ``item``, by name."""
+        del history, item, row
         return {}
 
 
@@ -154,13 +157,11 @@ class Collaborative(Component):
         """Return what each past item adds (Hu, Koren and Volinsky 2008, section 5)."""
         if not isinstance(self.model, ALS) or (self.user_features is not None and row is None):
             return None
-        pull = np.zeros(self.model._items.shape[1])
-        if row is not None and self.model._user_prior is not None:
-            pull = self.model._user_prior[row].astype(np.float64)
+        users, ids = self.model.user_map.ids_of(np.full(len(items), row or 0)), self.model.item_map.ids[items]
+        past = None if row is not None else sp.vstack([history] * len(items), format="csr")
         found = np.empty((len(items), history.nnz))
-        for n, (_, _, past, contributions) in enumerate(self.model._explain_row(history, items, pull)):
-            places = self.model.item_map.find(past)
-            found[n, np.searchsorted(history.indices, places)] = contributions
+        for n, why in enumerate(self.model.explain(users, ids, interactions=past)):
+            found[n, np.searchsorted(history.indices, self.model.item_map.find(why.items))] = why.contributions
         return found
 
 
@@ -259,7 +260,9 @@ class Content(Component):
             self.item_vectors = vectors
         else:
             self.item_vectors = np.zeros((data.shape[1], vectors.shape[1]), np.float32)
-            self.item_vectors[self._rows_of_features >= 0] = vectors[self._rows_of_features[self._rows_of_features >= 0]]
+            self.item_vectors[self._rows_of_features >= 0] = vectors[
+                self._rows_of_features[self._rows_of_features >= 0]
+            ]
         self.item_available = np.asarray((self.item_vectors != 0).any(axis=1))
         if not self.item_available.any():
             raise ValueError("item_features: zeros alone; expected features of at least one item")
@@ -325,6 +328,7 @@ class Content(Component):
 
     def feature_parts(self, history: Any, item: int, row: int | None) -> dict[Any, float]:
         """Return what each feature of the item adds, exactly: the SVD is undone."""
+        del row
         feature_row = int(self._rows_of_features[item])
         if feature_row < 0:
             return {}

@@ -161,7 +161,11 @@ class HybridScorer(RankingModel):
         if isinstance(components, (str, bytes, dict)) or not hasattr(components, "__len__") or len(components) == 0:
             raise ValueError(f"components: {_arrays.describe(components)}; expected at least one component")
         self.components = [as_component(component) for component in components]
-        if attention == "softmax" and objective == "ranking" and not any(isinstance(component, Prior) for component in self.components):
+        if (
+            attention == "softmax"
+            and objective == "ranking"
+            and not any(isinstance(component, Prior) for component in self.components)
+        ):
             self.components.append(Prior())  # there has to be something that is always available
         _name_apart(self.components)
         self.attention_kind = attention
@@ -172,7 +176,9 @@ class HybridScorer(RankingModel):
             raise ValueError(f"weights: {len(self.weights)} of them; expected {len(self.components)}")
         self.objective = objective
         if objective == "rating" and not any(_is_explicit(component) for component in self.components):
-            raise ValueError("objective: 'rating' without an explicit ALS; expected Collaborative(ALS(feedback='explicit'))")
+            raise ValueError(
+                "objective: 'rating' without an explicit ALS; expected Collaborative(ALS(feedback='explicit'))"
+            )
         if objective == "rating" and attention == "softmax":
             attention = self.attention_kind = "linear"  # what is added to a rating has no place in a mixture
         self.standardize = bool(standardize) and objective == "ranking"
@@ -306,7 +312,7 @@ class HybridScorer(RankingModel):
         histories = self._histories(rows, interactions)
         exclude = (histories.indptr.astype(np.int64), histories.indices.astype(np.int32)) if exclude_seen else None
         found, scores = self._serving.search(
-            *self._voices(rows, histories, given=interactions is not None), histories, k, exclude,
+            *self._voices(rows, histories, given=interactions is not None), k, exclude,
             self._item_filter(allow, "allow"), self._item_filter(deny, "deny"),
         )  # fmt: skip
         names = np.asarray(self.user_map.ids_of(rows))
@@ -332,7 +338,7 @@ class HybridScorer(RankingModel):
             pairs = order[first[start] : first[start + 4096] if start + 4096 < len(first) else len(rows)]
             part = histories[chosen]
             voices = self._voices(rows[chosen], part, given=given)
-            out[pairs] = self._serving.pairs(*voices, part, where[pairs] - start, wanted[pairs])
+            out[pairs] = self._serving.pairs(*voices, where[pairs] - start, wanted[pairs])
         return out
 
     def _histories(self, rows: Rows, interactions: Any) -> Any:
@@ -341,7 +347,7 @@ class HybridScorer(RankingModel):
             matrix = as_interactions(interactions).matrix
             if matrix.shape != (len(rows), len(self.item_map)):
                 raise ValueError(
-                    f"interactions: shape {matrix.shape}; expected {(len(rows), len(self.item_map))}: a row for each user"
+                    f"interactions: shape {matrix.shape}; expected {(len(rows), len(self.item_map))}, a row a user"
                 )
             return matrix
         if (rows >= 0).all():
@@ -402,7 +408,8 @@ class HybridScorer(RankingModel):
         """Read what :meth:`save` wrote; ValueError where the file is damaged or another model's."""
         from salience.hybrid import _files
 
-        return _files.load(cls, path)
+        found: Self = _files.load(cls, path)
+        return found
 
 
 def _weight(weight: Any) -> float:
@@ -417,7 +424,7 @@ def _is_explicit(component: Component) -> bool:
 
 
 def _name_apart(components: list[Component]) -> None:
-    """Number the names that come twice."""
+    """Give numbers to names that come twice."""
     seen: dict[str, int] = {}
     for place, component in enumerate(components):
         seen[component.name] = seen.get(component.name, 0) + 1
@@ -438,8 +445,10 @@ def _merged(rows: Rows, halves: list[tuple[list[Voices], Float64]]) -> tuple[lis
         additions = None
         if known.additions is not None:
             additions = sp.csr_matrix(sp.vstack([known.additions, other.additions], format="csr")[order])
-        voices.append(Voices(join([known.vectors, other.vectors]), additions, join([known.mean, other.mean]),
-                             join([known.deviation, other.deviation]), join([known.available, other.available])))  # fmt: skip
+        vectors, *rest = (
+            join([getattr(known, name), getattr(other, name)]) for name in ("vectors", "mean", "deviation", "available")
+        )
+        voices.append(Voices(vectors, additions, *rest))
     return voices, join([half[1] for half in halves])
 
 
@@ -466,7 +475,7 @@ class _Fitted:
         self.item_available = np.column_stack([component.item_available for component in self.components])
         places = [n for n, component in enumerate(self.components) if component.item_vectors.shape[1] > 1]
         content = [n for n in places if isinstance(self.components[n], Content)]
-        self.describing = (content or places or [None])[0]  # whose vectors tell how coherent a history is
+        self.describing = (content or places or [-1])[0]  # whose vectors tell how coherent a history is
         return self
 
     def _takes_values(self, component: Component) -> bool:
@@ -500,13 +509,15 @@ class _Fitted:
 
     def _coherence(self, histories: Any) -> Float64:
         """Return the length of the mean of a history's vectors, which are brought to length 1."""
-        if self.describing is None:
+        if self.describing < 0:
             return np.zeros(histories.shape[0])
         if self._directions is None:
             vectors = self.components[self.describing].item_vectors
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             self._directions = np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)
-        binary = sp.csr_matrix((np.ones(histories.nnz, np.float32), histories.indices, histories.indptr), histories.shape)
+        binary = sp.csr_matrix(
+            (np.ones(histories.nnz, np.float32), histories.indices, histories.indptr), histories.shape
+        )
         lengths = np.maximum(np.diff(histories.indptr), 1)
         return np.asarray(np.linalg.norm(binary @ self._directions, axis=1) / lengths, np.float64)
 
@@ -590,6 +601,7 @@ def held_out_lists(fitted: _Fitted, held_out: Interactions, most_users: int, see
 
 def _rated(held_out: Any, history: Any, scores: Float32, random: Any) -> tuple[Any, Any, Float32]:
     """Take the held-out ratings themselves."""
+    del history, scores, random
     return held_out.indices, held_out.data, np.zeros(held_out.nnz, np.float32)
 
 
@@ -620,9 +632,7 @@ class _Serving:
         logits = attention.item_logits(item_state(fitted.item_counts), available)
         self.gated = attention.kind == "softmax"
         self.factor = np.exp(logits).astype(np.float32) if self.gated else available.astype(np.float32)
-        blocks = [
-            component.item_vectors * self.factor[:, n, None] for n, component in enumerate(fitted.components)
-        ]
+        blocks = [component.item_vectors * self.factor[:, n, None] for n, component in enumerate(fitted.components)]
         items = np.ascontiguousarray(np.hstack([*blocks, self.factor]), np.float32)
         # Items with alike gates lie together, so that the scan can rule out whole blocks of them.
         self.order = np.lexsort(logits.T[::-1]) if self.gated else None
@@ -649,14 +659,13 @@ class _Serving:
             if voice.additions is None:
                 continue
             mine = voice.additions.copy()
-            mine.data = (mine.data * np.repeat(scaled[:, n], np.diff(mine.indptr)) * self.factor[mine.indices, n])
+            mine.data = mine.data * np.repeat(scaled[:, n], np.diff(mine.indptr)) * self.factor[mine.indices, n]
             additions = mine if additions is None else additions + mine
         gates = np.ascontiguousarray(weights, np.float32) if self.gated else None
         return np.ascontiguousarray(np.hstack([*blocks, offsets]), np.float32), additions, gates
 
     def search(
-        self, voices: list[Voices], state: Float64, histories: Any, k: int, exclude: _arrays.Pattern | None,
-        allow: Any, deny: Any,
+        self, voices: list[Voices], state: Float64, k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
     ) -> tuple[Rows, Float32]:  # fmt: skip
         """Return item rows and scores of the k best, padded."""
         queries, additions, gates = self.queries(voices, state)
@@ -665,7 +674,9 @@ class _Serving:
             mask = None if mask is None else np.ascontiguousarray(mask[self.order])
             exclude = None if exclude is None else (exclude[0], self.place[exclude[1]].astype(np.int32))
             if additions is not None:
-                additions = sp.csr_matrix((additions.data, self.place[additions.indices], additions.indptr), additions.shape)
+                additions = sp.csr_matrix(
+                    (additions.data, self.place[additions.indices], additions.indptr), additions.shape
+                )
         entries = None
         if additions is not None:
             additions.sort_indices()
@@ -678,14 +689,16 @@ class _Serving:
             both = np.ascontiguousarray(gates[:, columns]), np.ascontiguousarray(ordered)
         return self.index.search_padded(queries, k, exclude, mask, None, blend=(entries, both, self.order))
 
-    def pairs(self, voices: list[Voices], state: Float64, histories: Any, users: Rows, items: Rows) -> Float32:
+    def pairs(self, voices: list[Voices], state: Float64, users: Rows, items: Rows) -> Float32:
         """Score pairs of positions among the users and item rows."""
         queries, additions, gates = self.queries(voices, state)
         rows = items if self.place is None else self.place[items]
         out = np.empty(len(users), np.float32)
         for start in range(0, len(users), 65536):
             part = slice(start, start + 65536)
-            scores = np.einsum("nd,nd->n", queries[users[part]].astype(np.float64), self.items[rows[part]].astype(np.float64))
+            scores = np.einsum(
+                "nd,nd->n", queries[users[part]].astype(np.float64), self.items[rows[part]].astype(np.float64)
+            )
             if additions is not None:
                 scores = scores + np.asarray(additions[users[part], items[part]]).ravel()
             if gates is not None:
