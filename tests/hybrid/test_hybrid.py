@@ -275,6 +275,9 @@ def test_ratings_are_predicted(catalogue):
     hybrid = evaluate(model, split.train, split.test, metrics=["rmse"]).values["rmse"]
     alone = evaluate(explicit.fit(split.train), split.train, split.test, metrics=["rmse"]).values["rmse"]
     assert hybrid < alone * 1.005
+    mean = split.train.matrix.data.mean()
+    unknown = model.score([10**9], [data.items[7]])[0]
+    assert abs(unknown - mean) < 1.5  # mean and the item's bias, not 0
     why = model.explain(data.users[0], data.items[7])
     assert why.score == pytest.approx(float(model.score([data.users[0]], [data.items[7]])[0]), rel=1e-5)
 

@@ -129,8 +129,14 @@ class Collaborative(Component):
         self.model.fit(data, **{name: given for name, given in features.items() if given is not None})  # type: ignore[attr-defined]
         self.item_vectors = self.model._item_vectors()
         seen = np.bincount(data.matrix.indices, minlength=data.shape[1]) > 0
-        self.item_available = seen if self.item_features is None else np.ones(data.shape[1], bool)
+        everywhere = self.item_features is not None or self.predicts_ratings
+        self.item_available = np.ones(data.shape[1], bool) if everywhere else seen
         return self
+
+    @property
+    def predicts_ratings(self) -> bool:
+        """Whether scores are ratings: then mean and biases speak for users and items without history as well."""
+        return getattr(self.model, "feedback", None) == "explicit"
 
     def user_vectors(self, histories: Any, rows: Rows | None) -> Float32:
         """Return the model's own vectors for users of training, folded in ones for others."""
@@ -151,6 +157,8 @@ class Collaborative(Component):
     def user_available(self, histories: Any, rows: Rows | None) -> BoolArray:
         """Tell which users have a history, or features."""
         known = np.asarray(np.diff(histories.indptr) > 0)
+        if self.predicts_ratings:
+            return np.ones(len(known), bool)
         return known if self.user_features is None or rows is None else np.ones(len(known), bool)
 
     def parts(self, history: Any, items: Rows, row: int | None) -> Float64 | None:

@@ -420,7 +420,7 @@ def _weight(weight: Any) -> float:
 
 
 def _is_explicit(component: Component) -> bool:
-    return isinstance(component, Collaborative) and getattr(component.model, "feedback", None) == "explicit"
+    return isinstance(component, Collaborative) and component.predicts_ratings
 
 
 def _name_apart(components: list[Component]) -> None:

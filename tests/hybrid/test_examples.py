@@ -1,0 +1,23 @@
+"""The examples do what they say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_the_classic_formula_is_what_the_scorer_computes(capsys):
+    by_hand, scored = runpy.run_path(str(EXAMPLES / "classic_formula.py"))["main"]()
+    assert scored == pytest.approx(by_hand, rel=1e-5)
+    assert "0.5 x" in capsys.readouterr().out
+
+
+def test_movies_are_recommended_with_reasons(data_folder, capsys):
+    del data_folder
+    model = runpy.run_path(str(EXAMPLES / "movies.py"))["main"]()
+    assert model.component_names == ["collaborative", "genres", "tags", "history", "popularity"]
+    assert "because of" in capsys.readouterr().out
