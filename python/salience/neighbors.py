@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import scipy.sparse as sp
 
 from salience import _arrays, _core, _storage
@@ -28,6 +27,7 @@ Weighting = Literal["none", "degree", "tfidf", "bm25"]
 _SIMILARITIES = ("cosine", "euclidean", "pearson", "jaccard")
 _WEIGHTINGS = ("none", "degree", "tfidf", "bm25")
 _BLOCK_ENTRIES = 1 << 24  # of a block of the item-to-item product
+_PIVOT_ROWS = 1024
 
 
 class ItemModel(BlockModel):
@@ -339,8 +339,8 @@ class EASE(ItemModel):
 
     Notes
     -----
-    Cost: items^3 operations (LAPACK) and 4 * items^2 bytes for an inverse in float32 beyond 8,192 items, 8 * items^2
-    up to there: 41,000 items need 6.7 GB. Fitting raises MemoryError where that cannot be had.
+    Cost: 2 items^3 operations (NumPy's matrix products) and 4 * items^2 bytes for an inverse in float32 beyond 8,192
+    items, 8 * items^2 up to there: 41,000 items need 6.7 GB. Fitting raises MemoryError where that cannot be had.
 
     Reference: Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019).
     """
@@ -376,7 +376,7 @@ class EASE(ItemModel):
     def _inverse(self, matrix: Any) -> npt.NDArray[Any]:
         items, dtype = matrix.shape[1], np.float64 if matrix.shape[1] <= 8192 else np.float32
         try:
-            gramian = np.zeros((items, items), dtype, order="F")
+            gramian = np.zeros((items, items), dtype)
         except MemoryError:
             size = items * items * np.dtype(dtype).itemsize
             raise MemoryError(f"EASE: {items} items need a dense matrix of {size:,} bytes") from None
@@ -386,19 +386,28 @@ class EASE(ItemModel):
         for start in range(0, items, step):
             gramian[start : start + step] = (columns[start : start + step] @ rows).toarray()
         gramian.flat[:: items + 1] += self.regularization
-        factor, inverse = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (gramian,))
-        factored, failed = factor(gramian, lower=True, overwrite_a=True, clean=False)
-        if failed:
-            raise FloatingPointError(f"regularization: {self.regularization}; the Gramian is not positive definite")
-        found, failed = inverse(factored, lower=True, overwrite_c=True)
-        if failed:
-            raise FloatingPointError(f"regularization: {self.regularization}; the Gramian cannot be inverted")
-        for start in range(0, items, step):  # mirror the lower triangle
-            stop = min(start + step, items)
-            found[:start, start:stop] = found[start:stop, :start].T
-            block = found[start:stop, start:stop]
-            block[:] = np.tril(block) + np.tril(block, -1).T
-        return np.asarray(found)
+        _invert(gramian)
+        return gramian
+
+
+def _invert(matrix: npt.NDArray[Any]) -> None:
+    """Invert a positive definite matrix in its own memory: Gauss and Jordan's elimination, a block of rows at a time.
+
+    LAPACK would need less than half the operations, and fails where a matrix has more than 2^31 bytes.
+    """
+    for start in range(0, len(matrix), _PIVOT_ROWS):
+        here = slice(start, start + _PIVOT_ROWS)
+        pivot = np.linalg.inv(matrix[here, here])
+        row = pivot @ matrix[here]
+        row[:, here] = pivot
+        for first in range(0, len(matrix), _PIVOT_ROWS):
+            if first == start:
+                continue
+            other = matrix[first : first + _PIVOT_ROWS]
+            factor = other[:, here].copy()
+            other[:, here] = 0.0
+            other -= factor @ row
+        matrix[here] = row
 
 
 def _truncated(weights: npt.NDArray[Any], neighbors: int) -> Any:

@@ -92,7 +92,9 @@ def test_features_join_the_cosine():
     assert np.allclose(model.similarity_.toarray(), cosine, atol=1e-6)
 
 
-def test_ease_is_the_closed_form():
+@pytest.mark.parametrize("rows", [1024, 16, 7])
+def test_ease_is_the_closed_form(rows, monkeypatch):
+    monkeypatch.setattr("salience.neighbors._PIVOT_ROWS", rows)
     matrix = ratings(4)
     gramian = (matrix.T @ matrix).toarray().astype(np.float64) + 3.0 * np.eye(40)
     inverse = np.linalg.inv(gramian)
