@@ -6,8 +6,9 @@
 Validation data only. Implicit: Gowalla's valid part, and a random fifth of the training part of CiteULike-t (P = 10)
 and of ml-latest-small (its ratings as confidences; the test fifth is set aside); NDCG@20 with 64 factors. The weight of
 unobserved pairs is given as unobserved_share, how many times the weight of the observed pairs all pairs have together,
-and values count relative to their mean, as ALS does by default: no single absolute weight serves all three sets. Explicit: ml-latest-small, RMSE on a fifth of the first four fifths. Every setting of the grid is trained on
-every set; the default is the setting whose worst ratio to a set's best is largest. The table is kept in
+and values count relative to their mean, as ALS does by default: no single absolute weight serves all three sets.
+Explicit: ml-latest-small, RMSE on a fifth of the first four fifths. Every setting of the grid is trained on every set;
+the default is a round setting near the one whose worst ratio to a set's best is largest. The table is kept in
 benchmarks/results/als_defaults.md.
 """
 
