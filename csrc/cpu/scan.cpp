@@ -428,13 +428,18 @@ double GroupScan::gated_lower(int64_t q, double lower, int64_t block) const {
 double GroupScan::level_in_block(int64_t q, int64_t block, double reach) {
   const double level = levels_[static_cast<size_t>(q)], offset = queries_[static_cast<size_t>(q)].offset;
   if (level == ScreeningBound::kInfinity) return level;
-  if (reach + std::abs(offset) > kLargestNumerator) {  // scores may be infinite, and then tie
+  const GatedBlend& blend = *request_.blend;
+  const float* const low = blend.smallest.data() + block * blend.gates;
+  const float* const high = blend.largest.data() + block * blend.gates;
+  // Outside of these, scores may be infinite, or denominators have few digits in fp32.
+  if (reach + std::abs(offset) > kLargestNumerator ||
+      blend.product(first_ + q, low) < 1.0 / kLargestNumerator ||
+      blend.product(first_ + q, high) > kLargestNumerator) {
     give_up(q);
     return levels_[static_cast<size_t>(q)];
   }
   if (level == -ScreeningBound::kInfinity) return level;
-  const GatedBlend& blend = *request_.blend;
-  const float* const edge = (level >= 0.0 ? blend.smallest : blend.largest).data() + block * blend.gates;
+  const float* const edge = level >= 0.0 ? low : high;
   const double numerator = level * blend.product(first_ + q, edge);
   return numerator - kRatioRounding * (std::abs(numerator) + std::abs(offset)) - offset;
 }

@@ -197,7 +197,8 @@ def pack_matrix(prefix: str, matrix: Any) -> Tensors:
     """Turn a dense array or CSR matrix into arrays."""
     if not sp.issparse(matrix):
         return {prefix: np.asarray(matrix)}
-    parts = {name: getattr(matrix, name) for name in ("data", "indices", "indptr")}
+    rows = sp.csr_matrix(matrix)
+    parts = {name: getattr(rows, name) for name in ("data", "indices", "indptr")}
     return {f"{prefix}.{name}": part for name, part in {**parts, "shape": np.array(matrix.shape)}.items()}
 
 

@@ -422,3 +422,55 @@ def test_names_are_told_apart_and_progress_is_reported(catalogue):
     model.fit(data, progress=lambda done, total: calls.append((done, total)))
     assert model.component_names == ["collaborative", "collaborative_2", "content", "popularity"]
     assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def circulant(items=24):
+    """Every item has as many interactions as every other."""
+    rows = [(user, (user + offset) % items) for user in range(items) for offset in (0, 1, 3, 7)]
+    users, columns = np.array(rows).T
+    return sp.csr_matrix((np.ones(len(rows), np.float32), (users, columns)), shape=(items, items))
+
+
+def test_popularity_without_spread_still_serves_everybody():
+    features = np.random.default_rng(0).random((24, 4))
+    model = HybridScorer([Content(features)]).fit(circulant())
+    assert np.isfinite(model.recommend([0, 1, 999], 5).scores).all()
+    assert np.isfinite(model.score([999], [2])).all()
+    plain = HybridScorer([Content(features), Prior()], attention="fixed", weights=[1, 1]).fit(circulant())
+    for item in range(4):
+        assert plain.score([0], [item])[0] == pytest.approx(plain.explain(0, item).score, abs=1e-5)
+
+
+def test_unknown_users_change_nothing_for_known_ones(models, catalogue):
+    data, features = catalogue
+    matrix = data.matrix.copy()
+    matrix.data -= 1  # ratings of 0 among them
+    model = HybridScorer([ALS(4, feedback="explicit"), Content(features)], objective="rating").fit(matrix)
+    alone, among = model.recommend([0], 150), model.recommend([10**9, 0], 150)
+    assert np.array_equal(alone.ids[0], among.ids[1])
+    assert np.array_equal(models["linear"].score([data.users[0]] * 2, data.items[:2]),
+                          models["linear"].score([data.users[0], data.users[0], 10**9], data.items[:3])[:2])  # fmt: skip
+
+
+def test_histories_of_other_items_are_an_error(models, catalogue):
+    data = catalogue[0]
+    turned = type(data).from_csr(data.matrix[:1], items=data.items[::-1])
+    with pytest.raises(ValueError, match="interactions: other items"):
+        models["linear"].recommend([1], interactions=turned)
+
+
+def test_features_of_any_sparse_format_are_saved(catalogue, tmp_path):
+    data, features = catalogue
+    als = Collaborative(ALS(4, epochs=1), item_features=sp.csc_array(features))
+    model = HybridScorer([als, Prior()], attention="fixed", weights=[1, 1]).fit(data)
+    model.save(tmp_path / "model.safetensors")
+    again = HybridScorer.load(tmp_path / "model.safetensors")
+    assert np.array_equal(again.recommend(data.users[:3]).scores, model.recommend(data.users[:3]).scores)
+
+
+def test_parts_that_cancel_are_left_to_the_base():
+    matrix = circulant()
+    model = HybridScorer([History(ItemKNN(4))], attention="fixed", weights=[1.0]).fit(matrix)
+    history = sp.csr_matrix(([1.0, -1.0], ([0, 0], [0, 8])), shape=(1, 24))
+    for item in range(24):
+        assert np.abs(model.explain(999, item, interactions=history).item_contributions).max() < 1e4

@@ -83,6 +83,21 @@ def test_a_large_catalogue_with_gates_that_vary_within_blocks():
     assert same(found[1], expected[1])
 
 
+@pytest.mark.parametrize("sizes", [(1e20, 1e20), (1e20, 1e18), (1e-22, 2e-22)])
+def test_denominators_at_the_limits_of_float32(sizes):
+    random = np.random.default_rng(4)
+    q, x = (random.standard_normal((n, 12)).astype(np.float32) for n in (20, 3000))
+    gates = tuple(
+        (size * np.exp(random.uniform(-3, 0, (n, 2)))).astype(np.float32)
+        for size, n in zip(sizes, (20, 3000), strict=True)
+    )
+    q *= np.float32(min(1.0, sizes[0] * 1e10))
+    found = salience.Index(x)._state.search(q, 20, None, None, 2, "panels", None, gates)
+    expected = reference.blended_topk(q, x, 20, None, gates)
+    assert np.array_equal(found[0], expected[0])
+    assert same(found[1], expected[1])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

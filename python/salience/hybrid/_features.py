@@ -33,7 +33,8 @@ class FeatureMap:
         return columns, values * (self.basis[columns] @ user) / max(np.linalg.norm(image), 1e-12)
 
 
-def _unit(matrix: Float64) -> Float32:
+def unit(matrix: Float64) -> Float32:
+    """Scale rows to length 1; rows of zeros stay."""
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
     return np.ascontiguousarray(matrix / np.maximum(norms, 1e-12), np.float32)
 
@@ -45,7 +46,7 @@ def reduced(features: Any, rank: int, seed: int) -> tuple[Float32, FeatureMap]:
     scale = 1.0 / np.maximum(norms, 1e-12)
     wide = sp.csr_array(sp.diags_array(scale) @ wide) if sp.issparse(wide) else wide * scale[:, None]
     if wide.shape[1] <= rank:
-        return _unit(wide.toarray() if sp.issparse(wide) else wide), FeatureMap(None)
+        return unit(wide.toarray() if sp.issparse(wide) else wide), FeatureMap(None)
     random = np.random.default_rng(seed)
     basis = random.standard_normal((wide.shape[1], min(rank + 16, min(wide.shape))))
     for _ in range(4):
@@ -53,7 +54,7 @@ def reduced(features: Any, rank: int, seed: int) -> tuple[Float32, FeatureMap]:
         basis = np.linalg.qr(wide.T @ basis)[0]
     _, _, right = np.linalg.svd(wide @ basis, full_matrices=False)
     basis = np.ascontiguousarray(basis @ right[:rank].T, np.float32)
-    return _unit(np.asarray(wide @ basis, np.float64)), FeatureMap(np.asarray(basis, np.float32))
+    return unit(np.asarray(wide @ basis, np.float64)), FeatureMap(np.asarray(basis, np.float32))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Regressor:
 
 
 def left_out(matrix: Any, vectors: Float32, most: int = 200_000) -> tuple[Float64, Float64]:
-    """Return pairs of (mean of the history without an item, that item's features), at most ``most`` of them."""
+    """Return pairs of (direction of the history without an item, that item's features), at most ``most`` of them."""
     lengths = np.diff(matrix.indptr)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     usable = np.flatnonzero((lengths[rows] >= 2) & (matrix.data > 0) & (vectors[matrix.indices] != 0).any(axis=1))
@@ -100,4 +101,4 @@ def left_out(matrix: Any, vectors: Float32, most: int = 200_000) -> tuple[Float6
     binary = sp.csr_matrix((np.ones(matrix.nnz), matrix.indices, matrix.indptr), matrix.shape)
     sums = np.asarray(binary @ vectors.astype(np.float64))
     users, targets = rows[usable], vectors[matrix.indices[usable]].astype(np.float64)
-    return (sums[users] - targets) / (lengths[users] - 1)[:, None], targets
+    return unit(sums[users] - targets).astype(np.float64), targets

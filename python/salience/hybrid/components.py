@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from salience import _arrays
 from salience._als import as_features
 from salience.als import ALS
-from salience.hybrid._features import FeatureMap, Regressor, reduced
+from salience.hybrid._features import FeatureMap, Regressor, reduced, unit
 from salience.interactions import Interactions, clean_ids
 from salience.models import Float32, Popularity, VectorModel
 from salience.neighbors import EASE, ItemKNN, ItemModel
@@ -313,7 +313,7 @@ class Content(Component):
         if self._solve is not None:
             profile = profile @ self._solve
         elif self._regressor is not None:
-            profile = self._regressor.predict(profile)
+            profile = self._regressor.predict(unit(profile).astype(np.float64))
         return np.asarray(profile, np.float32)
 
     def user_available(self, histories: Any, rows: Rows | None) -> BoolArray:
@@ -422,8 +422,9 @@ class History(Component):
         parts = np.asarray(weights * self.model._valued(history).data)
         if self._past is not None or self.power == 1.0:
             return parts
-        size = np.maximum(np.abs(parts.sum(axis=1, keepdims=True)), 1e-30)
-        return np.asarray(parts * size ** (self.power - 1.0))
+        total, size = np.abs(parts.sum(axis=1, keepdims=True)), np.abs(parts).sum(axis=1, keepdims=True)
+        sound = total > 1e-6 * size  # where parts cancel out, none of them stands for what is left
+        return np.asarray(parts * np.where(sound, np.where(sound, total, 1.0) ** (self.power - 1.0), 0.0))
 
 
 def _low_rank(weights: Any, rank: int, *, oversampling: int = 16, passes: int = 4) -> tuple[Float32, Float32]:
@@ -462,7 +463,7 @@ class Prior(Component):
         if self.half_life is not None:
             if data.times is None:
                 raise ValueError("half_life: interactions without times; expected times")
-            age = data.times.max(initial=0) - data.times.astype(np.float64)
+            age = data.times.max() - data.times.astype(np.float64)
             weights = np.exp2(-age / self.half_life)
         counts = np.bincount(data.matrix.indices, weights, data.shape[1])
         self.item_vectors = np.log1p(counts)[:, None].astype(np.float32)

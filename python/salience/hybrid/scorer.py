@@ -33,9 +33,10 @@ Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 
-_BATCH = 512  # users whose scores of all items are held at once, in training
+_BATCH_SCORES = 1 << 25  # of all components for all items that are held at once, in training
+_SERVED = 8192  # users whose sparse scores are held at once
 _TOP, _UNIFORM = 100, 400  # competitors of held-out items: the best of each component, and others
-_SMALLEST_DEVIATION = 1e-12
+_SMALLEST_DEVIATION = 1e-6  # relative to the scores: below, it is rounding
 _DAMPING = 5.0  # of the biases that ratings are relative to, in ratings
 
 
@@ -58,7 +59,8 @@ class Moments:
             width = component.item_vectors.shape[1]
             return cls(np.zeros(width), np.zeros((width, width)), 0)
         mean = vectors.mean(axis=0)
-        return cls(mean, vectors.T @ vectors / len(vectors) - np.outer(mean, mean), len(vectors))
+        centred = vectors - mean
+        return cls(mean, centred.T @ centred / len(vectors), len(vectors))
 
 
 @dataclass
@@ -269,8 +271,8 @@ class HybridScorer(RankingModel):
         for number in range(self.rounds):
             mask = np.zeros(len(data), bool)
             mask[order[number * size : (number + 1) * size]] = True
-            if mask.all():
-                raise ValueError(f"interactions: {len(data)} entries; expected enough to hold some out")
+            if mask.all() or not mask.any():
+                raise ValueError(f"interactions: {len(data)} entries; expected enough to hold some out in each round")
             fitted = self._fitted(data.select(~mask))
             parts.append(held_out_lists(fitted, data.select(mask), self.most_users, self.seed + number))
             report(number + 1)
@@ -311,10 +313,17 @@ class HybridScorer(RankingModel):
         rows = self.user_map.find(users, argument="users")
         histories = self._histories(rows, interactions)
         exclude = (histories.indptr.astype(np.int64), histories.indices.astype(np.int32)) if exclude_seen else None
-        found, scores = self._serving.search(
-            *self._voices(rows, histories, given=interactions is not None), k, exclude,
-            self._item_filter(allow, "allow"), self._item_filter(deny, "deny"),
-        )  # fmt: skip
+        filters = self._item_filter(allow, "allow"), self._item_filter(deny, "deny")
+        given, parts = interactions is not None, []
+        for start in range(0, max(len(rows), 1), _SERVED):
+            part = slice(start, start + _SERVED)
+            voices = self._voices(rows[part], histories[part], given=given)
+            mine = None
+            if exclude is not None:
+                ends = exclude[0][start : start + _SERVED + 1]
+                mine = ends - ends[0], exclude[1][ends[0] : ends[-1]]
+            parts.append(self._serving.search(*voices, k, mine, *filters))
+        found, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
         names = np.asarray(self.user_map.ids_of(rows))
         if (rows < 0).any():
             names = np.asarray(users)
@@ -344,7 +353,10 @@ class HybridScorer(RankingModel):
     def _histories(self, rows: Rows, interactions: Any) -> Any:
         """Return the histories to score from, one for each user; empty for users who are not known."""
         if interactions is not None:
-            matrix = as_interactions(interactions).matrix
+            given = as_interactions(interactions)
+            matrix = given.matrix
+            if not given.item_map.identity and not np.array_equal(given.items, self.item_map.ids):
+                raise ValueError("interactions: other items than the model's; expected its items, in its order")
             if matrix.shape != (len(rows), len(self.item_map)):
                 raise ValueError(
                     f"interactions: shape {matrix.shape}; expected {(len(rows), len(self.item_map))}, a row a user"
@@ -352,11 +364,11 @@ class HybridScorer(RankingModel):
             return matrix
         if (rows >= 0).all():
             return self._seen.matrix[rows]
-        known = self._seen.matrix[np.maximum(rows, 0)]
-        keep = sp.diags_array((rows >= 0).astype(np.float32))
-        found = sp.csr_matrix(keep @ known)
-        found.eliminate_zeros()
-        return found
+        known = self._seen.matrix[rows[rows >= 0]]
+        counts = np.zeros(len(rows), np.int64)
+        counts[rows >= 0] = np.diff(known.indptr)
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        return sp.csr_matrix((known.data, known.indices, indptr), shape=(len(rows), known.shape[1]))
 
     def _voices(self, rows: Rows, histories: Any, *, given: bool) -> tuple[list[Voices], Float64]:
         known = rows if not given and (rows >= 0).all() else None
@@ -425,12 +437,16 @@ def _is_explicit(component: Component) -> bool:
 
 def _name_apart(components: list[Component]) -> None:
     """Give numbers to names that come twice."""
-    seen: dict[str, int] = {}
+    taken: set[str] = set()
     for place, component in enumerate(components):
-        seen[component.name] = seen.get(component.name, 0) + 1
-        if seen[component.name] > 1:
+        name, number = component.name, 1
+        while name in taken:
+            number += 1
+            name = f"{component.name}_{number}"
+        taken.add(name)
+        if name != component.name:
             components[place] = twin = component.fresh()
-            twin.name = f"{component.name}_{seen[component.name]}"
+            twin.name = name
 
 
 def _merged(rows: Rows, halves: list[tuple[list[Voices], Float64]]) -> tuple[list[Voices], Float64]:
@@ -500,11 +516,14 @@ class _Fitted:
             variance = np.einsum("nd,nd->n", wide @ moments.covariance, wide)
             if additions is not None:
                 sums = np.asarray(additions.sum(axis=1, dtype=np.float64)).ravel() / max(moments.items, 1)
-                squares = additions.multiply(additions).sum(axis=1, dtype=np.float64)
+                squares = additions.astype(np.float64).power(2).sum(axis=1)
                 mean, variance = mean + sums, variance + np.asarray(squares).ravel() / max(moments.items, 1) - sums**2
             deviation = np.sqrt(np.maximum(variance, 0.0))
-            available = available & (deviation > _SMALLEST_DEVIATION * (1.0 + np.abs(mean)))
-            mean, deviation = np.where(available, mean, 0.0), np.where(available, deviation, 1.0)
+            varied = deviation > _SMALLEST_DEVIATION * np.sqrt(mean**2 + np.maximum(variance, 0.0))
+            if not isinstance(component, Prior):  # which stays available: there has to be something that always is
+                available = available & varied
+                mean = np.where(available, mean, 0.0)
+            deviation = np.where(varied, deviation, 1.0)
         return Voices(vectors, additions, mean, deviation, available)
 
     def _coherence(self, histories: Any) -> Float64:
@@ -529,8 +548,9 @@ class _Fitted:
             if voice.additions is not None:
                 scores = scores + voice.additions[chosen].toarray()
             scores = (scores - voice.mean[chosen, None]) / voice.deviation[chosen, None]
-            parts.append(np.where(available & voice.available[chosen, None], scores, 0.0))
-        return np.stack(parts, axis=2).astype(np.float32)
+            here = available & voice.available[chosen, None]
+            parts.append(np.where(here, scores, 0.0).astype(np.float32))
+        return np.stack(parts, axis=2)
 
 
 @dataclass
@@ -583,8 +603,9 @@ def held_out_lists(fitted: _Fitted, held_out: Interactions, most_users: int, see
     states = item_state(fitted.item_counts)
     draw = _rated if fitted.biases is not None else _competing
     parts = []
-    for start in range(0, len(users), _BATCH):
-        chosen = slice(start, start + _BATCH)
+    batch = max(1, _BATCH_SCORES // (held_out.shape[1] * len(fitted.components)))
+    for start in range(0, len(users), batch):
+        chosen = slice(start, start + batch)
         scores = fitted.standardized(voices, chosen)
         for n, user in enumerate(users[chosen]):
             items, targets, log_weights = draw(held_out.matrix[[user]], histories[[start + n]], scores[n], random)
