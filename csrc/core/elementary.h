@@ -20,7 +20,7 @@ inline double fixed_log(double x) {
   std::memcpy(&bits, &x, sizeof bits);
   // m from sqrt(1/2) to sqrt(2): the exponent counts from there.
   const int64_t exponent = (bits - 0x3fe6a09e667f3bcd) >> 52;
-  const int64_t shifted = bits - (exponent << 52);
+  const uint64_t shifted = static_cast<uint64_t>(bits) - (static_cast<uint64_t>(exponent) << 52);
   double m;
   std::memcpy(&m, &shifted, sizeof m);
   const double s = (m - 1.0) / (m + 1.0), z = s * s;
@@ -56,7 +56,7 @@ inline double fixed_exp(double x) {
   const double round = kRound;
   std::memcpy(&bits, &shifted, sizeof bits);
   std::memcpy(&zero, &round, sizeof zero);
-  const int64_t scale = (bits - zero + 1023) << 52;
+  const uint64_t scale = static_cast<uint64_t>(bits - zero + 1023) << 52;
   double power;
   std::memcpy(&power, &scale, sizeof power);
   return sum * power;
