@@ -246,12 +246,16 @@ class Interactions:
         now : float, optional
             The time at which values keep their weight; default the latest there is. Later entries do not grow.
         """
+        return self.weighted(self._recency(half_life, now=now))
+
+    def _recency(self, half_life: float, *, now: float | None = None) -> npt.NDArray[np.float64]:
+        """Return the weights of :meth:`decayed`."""
         if self.times is None:
             raise ValueError("half_life: interactions without times; expected times")
         half = real(half_life, argument="half_life", positive=True)
-        latest = self.times.max(initial=0) if now is None else float(now)
-        age = np.maximum(latest - self.times.astype(np.float64), 0.0)
-        return self.weighted(np.exp2(-age / half))
+        times = self.times.astype(np.float64)
+        latest = times.max(initial=-np.inf) if now is None else float(now)
+        return np.asarray(np.exp2(-np.maximum(latest - times, 0.0) / half))
 
     def weighted(self, weights: Any) -> Interactions:
         """Multiply values by weights, one for each entry, aligned with ``matrix.data``: how far each is trusted.

@@ -55,3 +55,11 @@ def test_entries_are_weighted():
             data.weighted(weights)
     with pytest.raises(TypeError, match="weights: .*expected real numbers"):
         data.weighted(["a", "b", "c"])
+
+
+def test_decay_counts_from_the_latest_time_whatever_the_epoch():
+    matrix = sp.csr_matrix(np.ones((1, 3), np.float32))
+    data = Interactions.from_csr(matrix)
+    for shift in (0, -5000):
+        data.times = np.array([-20, -10, 0]) + shift
+        assert data.decayed(10.0).matrix.data.tolist() == [0.25, 0.5, 1.0]
