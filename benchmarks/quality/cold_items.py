@@ -23,6 +23,7 @@ import scipy.sparse as sp
 
 from salience import ALS, topk
 from salience.datasets import load_citeulike
+from salience.neighbors import unit_rows
 
 ITEMS = 25_975
 CUTS = (50, 100, 150)
@@ -40,12 +41,7 @@ def read_words() -> sp.csr_array:
     kept = documents[columns] >= 3
     weights = (1 + np.log(counts[kept])) * np.log(len(pairs) / documents[columns[kept]])
     words = sp.csr_array((weights.astype(np.float32), (rows[kept], columns[kept])), shape=(ITEMS, len(documents)))
-    return of_length_one(words[:, np.unique(columns[kept])])
-
-
-def of_length_one(matrix: sp.csr_array) -> sp.csr_array:
-    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-    return sp.csr_array(sp.diags_array(1 / np.maximum(norms, 1e-12)) @ matrix, dtype=np.float32)
+    return unit_rows(words[:, np.unique(columns[kept])])
 
 
 def recalls(rank: Callable[[np.ndarray], np.ndarray], cold: np.ndarray, test: sp.csr_matrix) -> np.ndarray:
@@ -67,7 +63,7 @@ def by_factors(model: ALS, cold: np.ndarray) -> Callable[[np.ndarray], np.ndarra
 
 
 def by_content(words: sp.csr_array, train: sp.csr_matrix, cold: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    profiles = of_length_one(sp.csr_array(sp.csr_array(train) @ words))
+    profiles = unit_rows(sp.csr_array(sp.csr_array(train) @ words))
     candidates = sp.csc_array(words[cold].T)
     return lambda users: np.argsort(-(profiles[users] @ candidates).toarray(), axis=1, kind="stable")[:, : max(CUTS)]
 

@@ -67,9 +67,7 @@ class Observations(NamedTuple):
 
     def take(self, rows: npt.NDArray[np.int64]) -> Observations:
         """Return some rows."""
-        counts = self.counts[rows]
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        where = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], counts)
+        indptr, where = _arrays.entries_of_rows(self.indptr, rows)
         return Observations(indptr, self.indices[where], self.values[where])
 
 

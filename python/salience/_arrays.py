@@ -108,6 +108,14 @@ def real(value: Any, *, argument: str, positive: bool = False) -> float:
     return number
 
 
+def share(value: Any, *, argument: str) -> float:
+    """Return a number from 0 to 1."""
+    number = real(value, argument=argument)
+    if number > 1:
+        raise ValueError(f"{argument}: {number}; expected 0 to 1")
+    return number
+
+
 def thread_count(threads: int | None) -> int:
     """Return the number of threads to ask the kernels for; 0 lets them decide."""
     return 0 if threads is None else whole(threads, argument="threads", least=1, most=4096)
@@ -161,14 +169,21 @@ Pattern = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 
 def pattern_of_rows(csr: Any, rows: npt.NDArray[np.int64]) -> Pattern:
     """Return pointers and column indices of some rows: scipy's ``csr[rows]`` without what it costs for a few."""
-    first = csr.indptr[rows].astype(np.int64)
-    lengths = csr.indptr[rows + 1] - first
-    indptr = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(lengths, out=indptr[1:])
-    if len(rows) == 1:
-        return indptr, np.ascontiguousarray(csr.indices[first[0] : first[0] + indptr[1]], np.int32)
-    where = np.arange(indptr[-1]) + np.repeat(first - indptr[:-1], lengths)
+    indptr, where = entries_of_rows(csr.indptr, rows)
     return indptr, np.ascontiguousarray(csr.indices[where], np.int32)
+
+
+def entries_of_rows(
+    indptr: npt.NDArray[Any], rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | slice]:
+    """Return pointers of some rows of a CSR matrix, and where their entries are; a slice for one row."""
+    first = indptr[rows].astype(np.int64)
+    lengths = indptr[rows + 1] - first
+    taken = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=taken[1:])
+    if len(rows) == 1:
+        return taken, slice(int(first[0]), int(first[0] + taken[1]))
+    return taken, np.arange(taken[-1]) + np.repeat(first - taken[:-1], lengths)
 
 
 def csr_pattern(csr: Any, *, argument: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:

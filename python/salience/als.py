@@ -622,10 +622,14 @@ class ALS(VectorModel):
         return dense
 
     def _query_vectors(self, rows: npt.NDArray[np.int64]) -> Float32:
+        return self._queries_of(self._users[rows] if self._explicit else self.user_factors_[rows])
+
+    def _queries_of(self, users: Float32) -> Float32:
+        """Return the vectors that are searched with, for users solved as :meth:`fold_in` gives them."""
         if not self._explicit:
-            return self.user_factors_[rows]
-        offset = self.user_biases_[rows, None] + np.float32(self.mean_)
-        return np.hstack([self.user_factors_[rows], offset, np.ones((len(rows), 1), np.float32)])
+            return users
+        offset = users[:, -1:] + np.float32(self.mean_)
+        return np.hstack([users[:, :-1], offset, np.ones((len(users), 1), np.float32)])
 
     def _item_vectors(self) -> Float32:
         return self._serving

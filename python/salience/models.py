@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -174,7 +174,7 @@ class BlockModel(RankingModel):
         self, rows: npt.NDArray[np.int64], k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
     ) -> tuple[npt.NDArray[np.int64], Float32]:
         items, k = len(self.item_map), _arrays.whole(k, argument="k", least=1)
-        mask, width = _arrays.item_mask(allow, deny, items), min(k, items)
+        mask = _arrays.item_mask(allow, deny, items)
         found = np.full((len(rows), k), -1)
         best = np.full((len(rows), k), -np.inf, np.float32)
         for start in range(0, len(rows), self._users_a_block()):
@@ -186,10 +186,7 @@ class BlockModel(RankingModel):
                 ends = exclude[0][start : start + len(scores) + 1]
                 where = np.repeat(np.arange(len(scores)), np.diff(ends))
                 scores[where, exclude[1][ends[0] : ends[-1]]] = -np.inf
-            if width:
-                chosen = _core.select(scores, width, _arrays.thread_count(self.threads))
-                found[part, :width], best[part, :width] = chosen
-        found[np.isneginf(best)] = -1
+            found[part], best[part] = select_padded(scores, k, self.threads)
         return found, best
 
     def _users_a_block(self) -> int:
@@ -197,14 +194,35 @@ class BlockModel(RankingModel):
 
     def _score_pairs(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> Float32:
         out = np.empty(len(users), np.float32)
-        distinct, where = np.unique(users, return_inverse=True)
-        order = np.argsort(where, kind="stable")
-        ends = np.searchsorted(where[order], np.arange(len(distinct) + 1))
-        step = self._users_a_block()
-        for start in range(0, len(distinct), step):
-            pairs = order[ends[start] : ends[min(start + step, len(distinct))]]
-            out[pairs] = self._score_block(distinct[start : start + step])[where[pairs] - start, items[pairs]]
+        for chosen, pairs, where in by_user(users, self._users_a_block()):
+            out[pairs] = self._score_block(users[chosen])[where, items[pairs]]
         return out
+
+
+def by_user(
+    users: npt.NDArray[np.int64], step: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Group pairs by their users, ``step`` users at a time.
+
+    Yields the place of one pair of each user; the places of all pairs of these users; and which of the users each of
+    those pairs belongs to.
+    """
+    _, first, where = np.unique(users, return_index=True, return_inverse=True)
+    order = np.argsort(where, kind="stable")
+    ends = np.searchsorted(where[order], np.arange(len(first) + 1))
+    for start in range(0, len(first), step):
+        pairs = order[ends[start] : ends[min(start + step, len(first))]]
+        yield first[start : start + step], pairs, where[pairs] - start
+
+
+def select_padded(scores: Float32, k: int, threads: int | None) -> tuple[npt.NDArray[np.int64], Float32]:
+    """Return the ``k`` best columns of each row and their scores; -1 where there are no more, or all are -inf."""
+    width = min(k, scores.shape[1])
+    found, best = np.full((len(scores), k), -1), np.full((len(scores), k), -np.inf, np.float32)
+    if width:
+        found[:, :width], best[:, :width] = _core.select(scores, width, _arrays.thread_count(threads))
+    found[np.isneginf(best)] = -1
+    return found, best
 
 
 class VectorModel(RankingModel):

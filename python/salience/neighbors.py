@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from salience import _arrays, _core, _storage
 from salience._als import as_features
 from salience.interactions import Interactions, as_interactions
-from salience.models import BlockModel, Float32, Recommendations
+from salience.models import BlockModel, Float32, Recommendations, select_padded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -114,10 +114,7 @@ class ItemModel(BlockModel):
         weights = self.similarity_[rows]
         block = np.array(weights.toarray() if sp.issparse(weights) else weights, np.float32)
         block[block == 0] = -np.inf
-        width = min(k, len(self.item_map))
-        found, best = np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf, np.float32)
-        found[:, :width], best[:, :width] = _core.select(block, width, _arrays.thread_count(self.threads))
-        found[np.isneginf(best)] = -1
+        found, best = select_padded(block, k, self.threads)
         return Recommendations(self.item_map.ids_of(found), found, best, self.item_map.ids[rows], "item")
 
     def explain(self, user: Any, item: Any) -> tuple[npt.NDArray[Any], Float32]:

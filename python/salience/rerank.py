@@ -154,7 +154,7 @@ def calibrated(
         np.ascontiguousarray(table.data, np.float32),
         np.ascontiguousarray(wanted.todense(), np.float64),
         max(min(length, rows.shape[1]), 1),
-        _share(trade_off),
+        _arrays.share(trade_off, argument="trade_off"),
         _arrays.thread_count(threads),
     )
     return _reordered(candidates, rows, scores, positions, length)
@@ -178,17 +178,10 @@ def _diversify(candidates: Any, vectors: Any, k: int, diversity: str, trade_off:
         _arrays.dense(vectors, argument="vectors"),
         max(min(length, rows.shape[1]), 1),
         diversity,
-        _share(trade_off),
+        _arrays.share(trade_off, argument="trade_off"),
         _arrays.thread_count(threads),
     )
     return _reordered(candidates, rows, scores, positions, length)
-
-
-def _share(trade_off: float) -> float:
-    share = _arrays.real(trade_off, argument="trade_off")
-    if share > 1:
-        raise ValueError(f"trade_off: {share}; expected 0 to 1")
-    return share
 
 
 def _lists(candidates: Any) -> _Lists:

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
 from salience import _arrays, _core, _storage
+from salience._als import copy_padded
 from salience.interactions import Interactions, as_interactions
 from salience.models import Recommendations, VectorModel
 
@@ -134,9 +135,9 @@ class HistoryAttention:
         self.temperature = _arrays.real(temperature, argument="temperature", positive=True)
         if self.temperature < _LEAST_TEMPERATURE:
             raise ValueError(f"temperature: {temperature}; expected at least {_LEAST_TEMPERATURE}")
-        self.smoothing = _share(smoothing, "smoothing")
+        self.smoothing = _arrays.share(smoothing, argument="smoothing")
         self.half_life = None if half_life is None else _arrays.real(half_life, argument="half_life", positive=True)
-        self.mixing = _share(mixing, "mixing")
+        self.mixing = _arrays.share(mixing, argument="mixing")
         _arrays.thread_count(threads)
         self.threads = threads
         self.validation_history_: list[tuple[dict[str, Any], float]] = []
@@ -231,17 +232,15 @@ class HistoryAttention:
     def _attend(self, users: Rows, items: Rows, **changed: Any) -> Float32:
         """Pool the histories of users for items, (n, m) rows padded with -1."""
         half_life = changed.get("half_life", self.half_life)
-        pattern = _arrays.pattern_of_rows(self._seen.matrix, users)
+        indptr, where = _arrays.entries_of_rows(self._seen.matrix.indptr, users)
         log_weights = None
         if half_life is not None:
             if self._ages is None:
                 raise ValueError("half_life: interactions without times; expected times, or None")
-            starts = self._seen.matrix.indptr[users].astype(np.int64)
-            where = np.arange(pattern[0][-1]) + np.repeat(starts - pattern[0][:-1], np.diff(pattern[0]))
             log_weights = -math.log(2.0) * self._ages[where] / half_life
         return _core.attend(
             self._units,
-            pattern,
+            (indptr, np.ascontiguousarray(self._seen.matrix.indices[where], np.int32)),
             log_weights,
             _arrays.rows_together(items, argument="items"),
             changed.get("temperature", self.temperature),
@@ -367,10 +366,7 @@ class HistoryAttention:
         seen = _storage.unpack_interactions("seen", tensors)
         model = cls(_Frozen(tensors["first.users"], tensors["first.items"], seen), **metadata["settings"])
         # The padding that the kernel relies on is not in the file; length 1 stays, to the bit.
-        units = tensors["units"]
-        padded = np.zeros((len(units), -(-units.shape[1] // 16) * 16), np.float32)[:, : units.shape[1]]
-        padded[:] = units
-        model._adopt(seen, padded)
+        model._adopt(seen, copy_padded(tensors["units"]))
         return model
 
 
@@ -413,13 +409,6 @@ class _Judge:
         order, _ = _core.select(scores, self.cutoff, self.threads)
         gains = np.take_along_axis(self.hits, order, axis=1) @ self.discounts
         return float((gains / self.ideal).mean())
-
-
-def _share(value: Any, argument: str) -> float:
-    share = _arrays.real(value, argument=argument)
-    if share > 1:
-        raise ValueError(f"{argument}: {share}; expected 0 to 1")
-    return share
 
 
 def _ages(data: Interactions) -> Float64:

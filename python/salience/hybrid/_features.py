@@ -33,7 +33,7 @@ class FeatureMap:
         return columns, values * (self.basis[columns] @ user) / max(np.linalg.norm(image), 1e-12)
 
 
-def unit(matrix: Float64) -> Float32:
+def unit(matrix: npt.NDArray[Any]) -> Float32:
     """Scale rows to length 1; rows of zeros stay."""
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
     return np.ascontiguousarray(matrix / np.maximum(norms, 1e-12), np.float32)
@@ -47,14 +47,24 @@ def reduced(features: Any, rank: int, seed: int) -> tuple[Float32, FeatureMap]:
     wide = sp.csr_array(sp.diags_array(scale) @ wide) if sp.issparse(wide) else wide * scale[:, None]
     if wide.shape[1] <= rank:
         return unit(wide.toarray() if sp.issparse(wide) else wide), FeatureMap(None)
-    random = np.random.default_rng(seed)
-    basis = random.standard_normal((wide.shape[1], min(rank + 16, min(wide.shape))))
-    for _ in range(4):
-        basis = np.linalg.qr(wide @ basis)[0]
-        basis = np.linalg.qr(wide.T @ basis)[0]
-    _, _, right = np.linalg.svd(wide @ basis, full_matrices=False)
-    basis = np.ascontiguousarray(basis @ right[:rank].T, np.float32)
+    basis = np.ascontiguousarray(truncated_svd(wide, rank, dtype=np.float64, seed=seed)[1], np.float32)
     return unit(np.asarray(wide @ basis, np.float64)), FeatureMap(np.asarray(basis, np.float32))
+
+
+def truncated_svd(
+    matrix: Any, rank: int, *, dtype: type, seed: int, oversampling: int = 16, passes: int = 4
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return L and R with L R^T near ``matrix``, dense or sparse, R orthonormal of at most ``rank`` columns.
+
+    The randomized SVD of Halko, Martinsson and Tropp (2011).
+    """
+    basis = np.random.default_rng(seed).standard_normal((matrix.shape[1], min(rank + oversampling, *matrix.shape)))
+    basis = basis.astype(dtype)
+    for _ in range(passes):
+        basis = np.linalg.qr(np.asarray(matrix @ basis))[0]
+        basis = np.linalg.qr(np.asarray(matrix.T @ basis))[0]
+    left, values, right = np.linalg.svd(np.asarray(matrix @ basis), full_matrices=False)
+    return left[:, :rank] * values[:rank], basis @ right[:rank].T
 
 
 @dataclass(frozen=True)

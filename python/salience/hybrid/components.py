@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from salience import _arrays
 from salience._als import as_features
 from salience.als import ALS
-from salience.hybrid._features import FeatureMap, Regressor, reduced, unit
+from salience.hybrid._features import FeatureMap, Regressor, reduced, truncated_svd, unit
 from salience.interactions import Interactions, clean_ids
 from salience.models import Float32, Popularity, VectorModel
 from salience.neighbors import EASE, ItemKNN, ItemModel
@@ -53,10 +53,6 @@ class Component:
 
     def item_ids(self) -> npt.NDArray[Any] | None:
         """Return the ids of items that the component knows beside those of the interactions."""
-        return None
-
-    def user_ids(self) -> npt.NDArray[Any] | None:
-        """Return the ids of users that the component knows beside those of the interactions."""
         return None
 
     def fit(self, data: Interactions) -> Self:
@@ -148,11 +144,7 @@ class Collaborative(Component):
         if self.user_features is not None:
             width = as_features(self.user_features, len(self.model.user_map), "user_features").shape[1]
             prior["user_features"] = sp.csr_array((histories.shape[0], width), dtype=np.float32)
-        found = self.model.fold_in(histories, **prior)
-        if self.model.feedback != "explicit":
-            return found
-        offset = found[:, -1:] + np.float32(self.model.mean_)
-        return np.hstack([found[:, :-1], offset, np.ones((len(found), 1), np.float32)])
+        return self.model._queries_of(self.model.fold_in(histories, **prior))
 
     def user_available(self, histories: Any, rows: Rows | None) -> BoolArray:
         """Tell which users have a history, or features."""
@@ -389,7 +381,8 @@ class History(Component):
         weights = self.model.similarity_  # (item, past item)
         self.item_vectors, self._past = np.zeros((data.shape[1], 0), np.float32), None
         if self.rank is not None:
-            self.item_vectors, self._past = _low_rank(weights, min(self.rank, data.shape[1]))
+            left, right = truncated_svd(weights, min(self.rank, data.shape[1]), dtype=np.float32, seed=0)
+            self.item_vectors, self._past = (np.ascontiguousarray(side, np.float32) for side in (left, right))
             self.item_available = np.asarray((self.item_vectors != 0).any(axis=1))
         else:
             self.item_available = np.asarray(np.diff(weights.indptr) > 0)
@@ -427,22 +420,6 @@ class History(Component):
         return np.asarray(parts * np.where(sound, np.where(sound, total, 1.0) ** (self.power - 1.0), 0.0))
 
 
-def _low_rank(weights: Any, rank: int, *, oversampling: int = 16, passes: int = 4) -> tuple[Float32, Float32]:
-    """Return L and R with L R^T near ``weights``: the randomized SVD of Halko, Martinsson and Tropp (2011)."""
-    random = np.random.default_rng(0)
-    basis = random.standard_normal((weights.shape[1], min(rank + oversampling, weights.shape[1]))).astype(np.float32)
-    for _ in range(passes):
-        basis = np.linalg.qr(np.asarray(weights @ basis))[0]
-        basis = np.linalg.qr(np.asarray(weights.T @ basis))[0]
-    image = np.asarray(weights @ basis)
-    left, values, right = np.linalg.svd(image, full_matrices=False)
-    keep = slice(rank)
-    return (
-        np.ascontiguousarray(left[:, keep] * values[keep], np.float32),
-        np.ascontiguousarray(basis @ right[keep].T, np.float32),
-    )
-
-
 class Prior(Component):
     """What everybody chooses: log(1 + interactions), which is there for every user and item.
 
@@ -461,10 +438,7 @@ class Prior(Component):
         """Count."""
         weights = None
         if self.half_life is not None:
-            if data.times is None:
-                raise ValueError("half_life: interactions without times; expected times")
-            age = data.times.max() - data.times.astype(np.float64)
-            weights = np.exp2(-age / self.half_life)
+            weights = data._recency(self.half_life)
         counts = np.bincount(data.matrix.indices, weights, data.shape[1])
         self.item_vectors = np.log1p(counts)[:, None].astype(np.float32)
         self.item_available = np.ones(data.shape[1], bool)

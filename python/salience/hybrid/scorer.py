@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from salience import _arrays
+from salience.hybrid._features import unit
 from salience.hybrid.attention import (
     Attention,
     Lists,
@@ -23,7 +24,7 @@ from salience.hybrid.attention import (
 from salience.hybrid.components import Collaborative, Component, Content, Prior, as_component
 from salience.hybrid.explanation import HybridExplanation, explain
 from salience.interactions import IdMap, Interactions, as_interactions
-from salience.models import Float32, RankingModel, Recommendations
+from salience.models import Float32, RankingModel, Recommendations, by_user
 from salience.similarity import Index
 
 if TYPE_CHECKING:
@@ -171,11 +172,9 @@ class HybridScorer(RankingModel):
             self.components.append(Prior())  # there has to be something that is always available
         _name_apart(self.components)
         self.attention_kind = attention
-        self.weights = None if weights is None else np.asarray([_weight(weight) for weight in weights])
-        if self.weights is not None and attention != "fixed":
+        if weights is not None and attention != "fixed":
             raise ValueError(f"weights: given with attention {attention!r}; expected attention='fixed'")
-        if self.weights is not None and len(self.weights) != len(self.components):
-            raise ValueError(f"weights: {len(self.weights)} of them; expected {len(self.components)}")
+        self.weights = None if weights is None else _as_weights(weights, len(self.components))
         self.objective = objective
         if objective == "rating" and not any(_is_explicit(component) for component in self.components):
             raise ValueError(
@@ -190,9 +189,7 @@ class HybridScorer(RankingModel):
         self.rounds = _arrays.whole(rounds, argument="rounds", least=1, most=max(1, int(1 / self.held_out)))
         self.most_users = _arrays.whole(most_users, argument="most_users", least=1)
         self.strength = _arrays.real(strength, argument="strength")
-        self.focus = _arrays.real(focus, argument="focus")
-        if self.focus > 1:
-            raise ValueError(f"focus: {focus}; expected 0 to 1")
+        self.focus = _arrays.share(focus, argument="focus")
         self.seed = _arrays.whole(seed, argument="seed", most=2**63 - 1)
         _arrays.thread_count(threads)
         self.threads = threads
@@ -222,42 +219,37 @@ class HybridScorer(RankingModel):
         if len(data) == 0:
             raise ValueError(f"interactions: {data!r}; expected at least one entry")
         data = self._with_known_ids(data)
-        trained = self.attention_kind != "fixed" or self.weights is None
-        total = 1 + (self.rounds if trained else 0)
-        attention = Attention.fixed(self.weights) if self.weights is not None else None
-        if trained:
-            attention = self._train(data, lambda done: progress(done, total) if progress is not None else None)
-        assert attention is not None
+        total = 1 + (self.rounds if self.weights is None else 0)
+
+        def report(done: int) -> None:
+            if progress is not None:
+                progress(done, total)
+
+        attention = self._train(data, report) if self.weights is None else Attention.fixed(self.weights)
         self._adopt(data, self._fitted(data), attention)
-        if progress is not None:
-            progress(total, total)
+        report(total)
         return self
 
     def with_weights(self, weights: Sequence[float]) -> Self:
         """Return a scorer with the same fitted components and fixed weights, one for each component."""
         self._require_fitted()
         twin = copy.copy(self)
-        twin.attention_kind, twin.weights = "fixed", np.asarray([_weight(weight) for weight in weights])
-        if len(twin.weights) != len(self.components):
-            raise ValueError(f"weights: {len(twin.weights)} of them; expected {len(self.components)}")
+        twin.attention_kind, twin.weights = "fixed", _as_weights(weights, len(self.components))
         twin._adopt(self._seen, self._parts, Attention.fixed(twin.weights))
         return twin
 
     def _with_known_ids(self, data: Interactions) -> Interactions:
-        """Add the users and items that components know beside those of the interactions."""
-        users, items = data.user_map, data.item_map
+        """Add the items that components know beside those of the interactions."""
+        items = data.item_map
         for component in self.components:
             extra = component.item_ids()
             if extra is not None:
                 items = items.joined(IdMap(extra, argument="items"), argument=f"{component.name}: items")
-            extra = component.user_ids()
-            if extra is not None:
-                users = users.joined(IdMap(extra, argument="users"), argument=f"{component.name}: users")
-        if len(users) == len(data.user_map) and len(items) == len(data.item_map):
+        if len(items) == len(data.item_map):
             return data
-        indptr = np.append(data.matrix.indptr, np.full(len(users) - data.shape[0], data.matrix.indptr[-1]))
-        matrix = sp.csr_matrix((data.matrix.data, data.matrix.indices, indptr), shape=(len(users), len(items)))
-        return Interactions(matrix, users, items, data.times)
+        parts = data.matrix.data, data.matrix.indices, data.matrix.indptr
+        matrix = sp.csr_matrix(parts, shape=(data.shape[0], len(items)))
+        return Interactions(matrix, data.user_map, items, data.times)
 
     def _fitted(self, data: Interactions) -> _Fitted:
         components = [component.fresh() for component in self.components]
@@ -312,17 +304,13 @@ class HybridScorer(RankingModel):
         self._require_fitted()
         rows = self.user_map.find(users, argument="users")
         histories = self._histories(rows, interactions)
-        exclude = (histories.indptr.astype(np.int64), histories.indices.astype(np.int32)) if exclude_seen else None
         filters = self._item_filter(allow, "allow"), self._item_filter(deny, "deny")
         given, parts = interactions is not None, []
         for start in range(0, max(len(rows), 1), _SERVED):
             part = slice(start, start + _SERVED)
             voices = self._voices(rows[part], histories[part], given=given)
-            mine = None
-            if exclude is not None:
-                ends = exclude[0][start : start + _SERVED + 1]
-                mine = ends - ends[0], exclude[1][ends[0] : ends[-1]]
-            parts.append(self._serving.search(*voices, k, mine, *filters))
+            exclude = _arrays.csr_pattern(histories[part], argument="interactions") if exclude_seen else None
+            parts.append(self._serving.search(*voices, k, exclude, *filters))
         found, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
         names = np.asarray(self.user_map.ids_of(rows))
         if (rows < 0).any():
@@ -339,15 +327,10 @@ class HybridScorer(RankingModel):
         out = np.empty(len(rows), np.float32)
         histories = self._histories(rows, interactions)
         given = interactions is not None
-        distinct, where = (np.arange(len(rows)),) * 2 if given else np.unique(rows, return_inverse=True)
-        first = distinct if given else np.searchsorted(np.sort(where), np.arange(len(distinct)))
-        order = np.argsort(where, kind="stable")
-        for start in range(0, len(distinct), 4096):
-            chosen = order[first[start : start + 4096]]
-            pairs = order[first[start] : first[start + 4096] if start + 4096 < len(first) else len(rows)]
-            part = histories[chosen]
-            voices = self._voices(rows[chosen], part, given=given)
-            out[pairs] = self._serving.pairs(*voices, where[pairs] - start, wanted[pairs])
+        # Every history that is given is its own, whoever it belongs to.
+        for chosen, pairs, where in by_user(np.arange(len(rows)) if given else rows, _SERVED):
+            voices = self._voices(rows[chosen], histories[chosen], given=given)
+            out[pairs] = self._serving.pairs(*voices, where, wanted[pairs])
         return out
 
     def _histories(self, rows: Rows, interactions: Any) -> Any:
@@ -424,11 +407,13 @@ class HybridScorer(RankingModel):
         return found
 
 
-def _weight(weight: Any) -> float:
-    number = float(weight)
-    if not np.isfinite(number):
-        raise ValueError(f"weights: {weight}; expected finite numbers")
-    return number
+def _as_weights(weights: Sequence[float], count: int) -> Float64:
+    found = np.array([float(weight) for weight in weights])
+    if not np.isfinite(found).all():
+        raise ValueError(f"weights: {found[~np.isfinite(found)][0]}; expected finite numbers")
+    if len(found) != count:
+        raise ValueError(f"weights: {len(found)} of them; expected {count}")
+    return found
 
 
 def _is_explicit(component: Component) -> bool:
@@ -531,9 +516,7 @@ class _Fitted:
         if self.describing < 0:
             return np.zeros(histories.shape[0])
         if self._directions is None:
-            vectors = self.components[self.describing].item_vectors
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            self._directions = np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)
+            self._directions = unit(self.components[self.describing].item_vectors)
         binary = sp.csr_matrix(
             (np.ones(histories.nnz, np.float32), histories.indices, histories.indptr), histories.shape
         )
@@ -659,8 +642,10 @@ class _Serving:
         self.order = np.lexsort(logits.T[::-1]) if self.gated else None
         self.place = None if self.order is None else np.argsort(self.order)
         priors = [n for n, component in enumerate(fitted.components) if isinstance(component, Prior)]
-        self.first = priors[0] if priors else 0  # always available: the gates never add up to 0
         self.items = items if self.order is None else np.ascontiguousarray(items[self.order])
+        # Gates in the order of the index's rows, one that is always available first.
+        self.columns = np.roll(np.arange(self.factor.shape[1]), -(priors[0] if priors else 0))
+        self.item_gates = np.ascontiguousarray(self.factor[self.order][:, self.columns]) if self.gated else None
         self.index = Index.borrow(self.items, threads=threads)
 
     def weights(self, voices: list[Voices], state: Float64) -> Float64:
@@ -703,11 +688,7 @@ class _Serving:
             additions.sort_indices()
             pattern = additions.indptr.astype(np.int64), additions.indices.astype(np.int32)
             entries = pattern, np.ascontiguousarray(additions.data, np.float32)
-        columns = np.roll(np.arange(self.factor.shape[1]), -self.first)  # one that is always available first
-        both = None
-        if gates is not None:
-            ordered = self.factor[self.order][:, columns]
-            both = np.ascontiguousarray(gates[:, columns]), np.ascontiguousarray(ordered)
+        both = None if gates is None else (np.ascontiguousarray(gates[:, self.columns]), self.item_gates)
         return self.index.search_padded(queries, k, exclude, mask, None, blend=(entries, both, self.order))
 
     def pairs(self, voices: list[Voices], state: Float64, users: Rows, items: Rows) -> Float32:
