@@ -5,9 +5,6 @@
 
 namespace salience::bindings {
 
-template <class T>
-using Contiguous = py::array_t<T, py::array::c_style>;
-
 // A factor matrix that is written in place; its rows are padded.
 inline Matrix<float> in_place(const char* name, Floats& array) {
   if (!array.writeable())
@@ -24,13 +21,6 @@ inline Solver solver_of(const std::string& name) {
   if (name == "nonnegative") return Solver::nonnegative;
   throw py::value_error("solver: '" + name +
                         "'; expected 'auto', 'cg', 'cholesky', 'subspace' or 'nonnegative'");
-}
-
-template <class T>
-void expect_size(const char* name, const Contiguous<T>& array, int64_t size) {
-  if (array.size() != size)
-    throw py::value_error(std::string(name) + ": " + std::to_string(array.size()) + " values; expected " +
-                          std::to_string(size));
 }
 
 inline py::dict dict_of(const HalfStepReport& report) {

@@ -15,9 +15,17 @@ namespace salience::bindings {
 
 namespace py = pybind11;
 
+template <class T>
+using Contiguous = py::array_t<T, py::array::c_style>;
 using Floats = py::array_t<float, 0>;
-using Pattern =
-    std::tuple<py::array_t<int64_t, py::array::c_style>, py::array_t<int32_t, py::array::c_style>>;
+using Pattern = std::tuple<Contiguous<int64_t>, Contiguous<int32_t>>;
+
+template <class T>
+void expect_size(const char* name, const Contiguous<T>& array, int64_t size) {
+  if (array.size() != size)
+    throw py::value_error(std::string(name) + ": " + std::to_string(array.size()) + " values; expected " +
+                          std::to_string(size));
+}
 
 template <class T>
 Matrix<const T> matrix(const char* name, const py::array_t<T, 0>& array) {

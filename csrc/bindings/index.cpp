@@ -54,8 +54,7 @@ Index remove(const Index& index, const Rows& rows) {
   return out;
 }
 
-using Values = py::array_t<float, py::array::c_style>;
-using Additions = std::tuple<Pattern, Values>;
+using Additions = std::tuple<Pattern, Contiguous<float>>;
 using Gates = std::tuple<Floats, Floats>;
 
 Blend blend_of(const std::optional<Additions>& additions, const std::optional<Gates>& gates,
@@ -65,9 +64,7 @@ Blend blend_of(const std::optional<Additions>& additions, const std::optional<Ga
     const auto& [entries, values] = *additions;
     blend.additions = pattern(entries, items);
     blend.additions.values = values.data();
-    if (values.size() != blend.additions.entries)
-      throw py::value_error("additions: " + std::to_string(values.size()) + " values; expected " +
-                            std::to_string(blend.additions.entries));
+    expect_size("additions", values, blend.additions.entries);
   }
   if (gates) {
     blend.query_gates = matrix("query_gates", std::get<0>(*gates));

@@ -21,17 +21,13 @@ py::array_t<int64_t> diversify(const Lists& items, const Floats& scores, const F
   return positions;
 }
 
-using Values = py::array_t<float, py::array::c_style>;
-
 py::array_t<int64_t> calibrate(const Lists& items, const Floats& scores, const Pattern& categories,
-                               const Values& shares, const py::array_t<double, 0>& targets, int64_t k,
-                               double trade_off, int threads) {
+                               const Contiguous<float>& shares, const py::array_t<double, 0>& targets,
+                               int64_t k, double trade_off, int threads) {
   const Candidates candidates{matrix("candidates", items), matrix("scores", scores)};
   const auto wanted = matrix("targets", targets);
   Csr table = pattern(categories, wanted.columns);
-  if (shares.size() != table.entries)
-    throw py::value_error("shares: " + std::to_string(shares.size()) + " values; expected " +
-                          std::to_string(table.entries));
+  expect_size("shares", shares, table.entries);
   table.values = shares.data();
   py::array_t<int64_t> positions({candidates.items.rows, k});
   const CalibrateArguments arguments{candidates, table, wanted, trade_off, writable(positions)};

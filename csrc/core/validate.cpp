@@ -288,6 +288,15 @@ Status validate(const HalfStepArguments& arguments) {
   return expect_observations(arguments.data, arguments.solution);
 }
 
+Status expect_finite(const char* name, const std::vector<int64_t>& rows) {
+  for (const int64_t row : rows) {
+    if (row < 0) continue;
+    return Status::invalid(std::string(name) + ": a value that is not finite in row " + std::to_string(row) +
+                           "; expected finite numbers");
+  }
+  return {};
+}
+
 Status diverged(int64_t row, RowOutcome outcome) {
   return Status::diverged("row " + std::to_string(row) + ": " + why(outcome));
 }

@@ -1,6 +1,8 @@
 // The checks behind every operation: whatever passes here cannot crash a kernel.
 #pragma once
 
+#include <vector>
+
 #include "core/operations.h"
 #include "core/status.h"
 
@@ -8,6 +10,9 @@ namespace salience {
 
 // Items are numbered in 32 bits.
 Status expect_item_count(const char* name, int64_t items);
+
+// `rows` holds rows of an argument with a value that is not finite, or -1.
+Status expect_finite(const char* name, const std::vector<int64_t>& rows);
 
 // A row of a half-step that could not be solved, and why.
 Status diverged(int64_t row, RowOutcome outcome);

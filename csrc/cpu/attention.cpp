@@ -88,12 +88,7 @@ Status unit_rows(const UnitRowsArguments& arguments, const Context& context) {
             kernels().unit_rows(rows.data(), count, vectors.columns, out.row(first), out.row_stride);
         if (found >= 0) wrong[static_cast<size_t>(unit)] = first + found;
       }));
-  for (const int64_t row : wrong) {
-    if (row < 0) continue;
-    return Status::invalid("vectors: a value that is not finite in row " + std::to_string(row) +
-                           "; expected finite numbers");
-  }
-  return {};
+  return expect_finite("vectors", wrong);
 }
 
 Status attend(const AttentionArguments& arguments, const Context& context) {

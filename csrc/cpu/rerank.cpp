@@ -283,12 +283,7 @@ Status for_lists(const Arguments& arguments, const Context& context, double oper
       item = method.list(row);
     wrong[static_cast<size_t>(unit)] = item;
   }));
-  for (const int64_t item : wrong) {
-    if (item < 0) continue;
-    return Status::invalid("vectors: a value that is not finite in row " + std::to_string(item) +
-                           "; expected finite numbers");
-  }
-  return {};
+  return expect_finite("vectors", wrong);
 }
 
 }  // namespace

@@ -8,9 +8,9 @@ namespace {
 
 constexpr int64_t kCachedBytes = 16 << 20;
 constexpr int64_t kRescoreBatch = 64;
-constexpr double kRatioRounding = 0x1.0p-20;
-constexpr double kLargestNumerator = 0x1.0p126;
-constexpr int64_t kLeastLimit = 1024;  // survivors of one query before they are rescored early
+constexpr double kRatioRounding = 0x1.0p-20;  // of gated scores: more than their roundings to fp32 together
+constexpr double kLargestNumerator = 0x1.0p126;  // beyond it fp32 may overflow
+constexpr int64_t kLeastLimit = 1024;            // survivors of one query before they are rescored early
 
 int64_t survivor_limit(int64_t k) { return std::max(16 * k, kLeastLimit); }
 

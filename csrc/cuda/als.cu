@@ -126,6 +126,13 @@ class HalfStep {
   struct Range {
     int64_t begin, end;
   };
+  // Rows in segments, on the device: `segments` of them, those of row n from bounds[n] on.
+  struct Cut {
+    int64_t segments;
+    Array<Segment> there;
+    Array<int32_t> bounds;
+  };
+  Cut cut(Range rows, int64_t longest) const;
   Range exact_range() const;
   void solve_exactly(Range rows);
   void solve_short(Range rows);
@@ -242,19 +249,22 @@ void HalfStep::solve_normal(Range rows) {
   SALIENCE_LAUNCH(exact_rows, plan.shape(), stream_, a);
 }
 
-void HalfStep::solve_cut(Range rows) {
-  const int64_t order = blocks_of(columns_, kPanel) * kPanel;
+HalfStep::Cut HalfStep::cut(Range rows, int64_t longest) const {
   std::vector<Segment> segments;
   std::vector<int32_t> first_segment{0};
   for (int64_t n = rows.begin; n < rows.end; ++n) {
     const int64_t begin = host_indptr_[host_order_[static_cast<size_t>(n)]] - block_->first_entry;
-    cut_row(begin, count(n), kExactSegment, n - rows.begin, segments);
+    cut_row(begin, count(n), longest, n - rows.begin, segments);
     first_segment.push_back(static_cast<int32_t>(segments.size()));
   }
   const auto total = static_cast<int64_t>(segments.size());
-  const Array<Segment> there = to_device(segments.data(), total, stream_, "the segments of rows");
-  const Array<int32_t> bounds =
-      to_device(first_segment.data(), rows.end - rows.begin + 1, stream_, "the segments of rows");
+  return {total, to_device(segments.data(), total, stream_, "the segments of rows"),
+          to_device(first_segment.data(), rows.end - rows.begin + 1, stream_, "the segments of rows")};
+}
+
+void HalfStep::solve_cut(Range rows) {
+  const int64_t order = blocks_of(columns_, kPanel) * kPanel;
+  const auto [total, there, bounds] = cut(rows, kExactSegment);
   const Array<double> partial(total * matrix_doubles(order), stream_, "the partial systems of rows");
   const ExactPlan cutting(order, 0, total, false, limits_, context_);
   SALIENCE_LAUNCH(exact_segment, cutting.shape(), stream_,
@@ -333,16 +343,7 @@ void HalfStep::iterate_batch(Range rows) {
                       " bytes of shared memory in a block; this GPU has " +
                       std::to_string(limits_.shared_bytes));
   }
-  std::vector<Segment> segments;
-  std::vector<int32_t> first_segment{0};
-  for (int64_t n = rows.begin; n < rows.end; ++n) {
-    const int64_t begin = host_indptr_[host_order_[static_cast<size_t>(n)]] - block_->first_entry;
-    cut_row(begin, count(n), kConjugateSegment, n - rows.begin, segments);
-    first_segment.push_back(static_cast<int32_t>(segments.size()));
-  }
-  const auto total = static_cast<int64_t>(segments.size());
-  const Array<Segment> there = to_device(segments.data(), total, stream_, "the segments of rows");
-  const Array<int32_t> bounds = to_device(first_segment.data(), number + 1, stream_, "the segments of rows");
+  const auto [total, there, bounds] = cut(rows, kConjugateSegment);
   const Array<float> partial(total * kPassSums * stride_, stream_, "the partial sums of rows");
   const Array<float> vectors(number * kConjugateVectors * stride_, stream_, "the vectors of rows");
   const Array<ConjugateState> states(number, stream_, "the vectors of rows");
