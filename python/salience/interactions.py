@@ -320,20 +320,7 @@ class Interactions:
             Naming the argument: not a frame, a missing column, missing ids, values that are not
             finite numbers.
         """
-        try:
-            native = nw.from_native(frame)
-        except TypeError:
-            raise TypeError(f"frame: {describe(frame)}; expected a pandas, Polars or PyArrow frame") from None
-        table = native.collect() if isinstance(native, nw.LazyFrame) else native
-        columns: dict[str, npt.NDArray[Any]] = {}
-        for argument, name in (("user", user), ("item", item), ("value", value), ("time", time)):
-            if name is None:
-                continue
-            if name not in table.columns:
-                raise ValueError(
-                    f"{argument}: no column {name!r}; expected one of {', '.join(map(str, table.columns))}"
-                )
-            columns[argument] = _column(table[name], argument)
+        columns = read_columns(frame, {"user": user, "item": item, "value": value, "time": time})
         return cls._from_columns(columns, duplicates)
 
     @classmethod
@@ -343,8 +330,8 @@ class Interactions:
         users, user_rows = np.unique(clean_ids(columns["user"], argument="user"), return_inverse=True)
         items, item_rows = np.unique(clean_ids(columns["item"], argument="item"), return_inverse=True)
         count = len(user_rows)
-        values = _values(columns["value"], "value") if "value" in columns else np.ones(count, np.float32)
-        times = _times(columns["time"], "time") if "time" in columns else None
+        values = as_values(columns["value"], "value") if "value" in columns else np.ones(count, np.float32)
+        times = as_times(columns["time"], "time") if "time" in columns else None
         keys = (item_rows, user_rows) if times is None else (times, item_rows, user_rows)
         order = np.lexsort(keys)
         u, i, v = user_rows[order], item_rows[order], values[order]
@@ -387,7 +374,7 @@ class Interactions:
             raise TypeError(f"csr: {describe(csr)}; expected real numbers")
         rows = csr if csr.format == "csr" else csr.tocsr()
         _check_csr(rows)
-        values = _values(rows.data[: rows.indptr[-1]], "csr")
+        values = as_values(rows.data[: rows.indptr[-1]], "csr")
         matrix = sp.csr_matrix((values, rows.indices[: rows.indptr[-1]], rows.indptr), shape=rows.shape)
         if not matrix.has_canonical_format:
             matrix = matrix.copy()
@@ -459,6 +446,23 @@ def make_frame(columns: dict[str, Any], backend: str | None) -> Any:
     raise ValueError(f"backend: {backend!r}; expected 'pandas', 'polars' or 'pyarrow'")
 
 
+def read_columns(frame: Any, wanted: dict[str, str | None]) -> dict[str, npt.NDArray[Any]]:
+    """Take columns of a pandas, Polars or PyArrow frame by argument; those whose name is None are left out."""
+    try:
+        native = nw.from_native(frame)
+    except TypeError:
+        raise TypeError(f"frame: {describe(frame)}; expected a pandas, Polars or PyArrow frame") from None
+    table = native.collect() if isinstance(native, nw.LazyFrame) else native
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for argument, name in wanted.items():
+        if name is None:
+            continue
+        if name not in table.columns:
+            raise ValueError(f"{argument}: no column {name!r}; expected one of {', '.join(map(str, table.columns))}")
+        columns[argument] = _column(table[name], argument)
+    return columns
+
+
 def _column(series: Any, argument: str) -> npt.NDArray[Any]:
     if series.null_count():
         raise ValueError(f"{argument}: {series.null_count()} missing entries in column {series.name!r}; expected none")
@@ -470,7 +474,8 @@ def _column(series: Any, argument: str) -> npt.NDArray[Any]:
     return np.asarray(series.to_numpy())
 
 
-def _values(array: npt.NDArray[Any], argument: str) -> npt.NDArray[np.float32]:
+def as_values(array: npt.NDArray[Any], argument: str) -> npt.NDArray[np.float32]:
+    """Return finite numbers as float32."""
     if array.size and array.dtype.kind not in "fiub":
         raise TypeError(f"{argument}: {describe(array)}; expected real numbers")
     with np.errstate(over="ignore"):
@@ -481,7 +486,8 @@ def _values(array: npt.NDArray[Any], argument: str) -> npt.NDArray[np.float32]:
     return values
 
 
-def _times(array: npt.NDArray[Any], argument: str) -> npt.NDArray[Any]:
+def as_times(array: npt.NDArray[Any], argument: str) -> npt.NDArray[Any]:
+    """Return finite numbers as int64 where they are whole, else as float64."""
     if array.size and array.dtype.kind not in "fiu":
         raise TypeError(f"{argument}: {describe(array)}; expected numbers or dates")
     if array.dtype.kind != "f":
@@ -502,7 +508,7 @@ def _merge(values: npt.NDArray[np.float32], starts: Rows, ends: Rows, rule: str)
     total = np.add.reduceat(values.astype(np.float64), starts)
     if rule == "mean":
         total /= ends - starts + 1
-    return _values(total, "value")
+    return as_values(total, "value")
 
 
 def _check_csr(csr: Any) -> None:

@@ -6,6 +6,7 @@ from salience.evaluation.comparison import Comparison, Pair, compare
 from salience.evaluation.cross_validation import cross_validate
 from salience.evaluation.lists import read_qrels, read_run
 from salience.evaluation.metrics import Metric, metric_names, parse_metric, rating_metrics
+from salience.evaluation.prequential import PrequentialReport, plot_prequential, prequential
 from salience.evaluation.ranks import Ranks, factor_lists, factor_ranks, list_ranks, score_ranks
 from salience.evaluation.report import HeldOut, Report
 from salience.evaluation.runner import DEFAULT_METRICS, evaluate, evaluate_lists
@@ -24,6 +25,7 @@ __all__ = [
     "Lists",
     "Metric",
     "Pair",
+    "PrequentialReport",
     "Ranks",
     "Report",
     "SearchResult",
@@ -42,6 +44,8 @@ __all__ = [
     "metric_names",
     "metrics",
     "parse_metric",
+    "plot_prequential",
+    "prequential",
     "rating_metrics",
     "read_qrels",
     "read_run",

@@ -2,7 +2,10 @@
 
 from salience.hybrid.attention import Attention
 from salience.hybrid.components import Collaborative, Component, Content, History, Prior
+from salience.hybrid.events import EventLog, Events
 from salience.hybrid.explanation import HybridExplanation
+from salience.hybrid.exploration import Exploration, explore
+from salience.hybrid.feedback import Feedback, Observed
 from salience.hybrid.scorer import HybridScorer
 
 __all__ = [
@@ -10,8 +13,14 @@ __all__ = [
     "Collaborative",
     "Component",
     "Content",
+    "EventLog",
+    "Events",
+    "Exploration",
+    "Feedback",
     "History",
     "HybridExplanation",
     "HybridScorer",
+    "Observed",
     "Prior",
+    "explore",
 ]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+import numpy as np
 
 from salience import _storage
 from salience.als import ALS
 from salience.hybrid._features import FeatureMap, Regressor
 from salience.hybrid.attention import Attention, Scaling
 from salience.hybrid.components import Collaborative, Component, Content, History, Prior
-from salience.interactions import IdMap, Interactions
+from salience.hybrid.feedback import Feedback, Live, Past
+from salience.interactions import IdMap, Interactions, clean_ids
 from salience.models import Popularity
 from salience.neighbors import EASE, ItemKNN
 
@@ -33,9 +37,10 @@ def save(scorer: Any, path: Any) -> None:
         tensors.update({f"{side}.{name}": getattr(scaling, name) for name in _SCALINGS})
     names = ("standardize", "objective", "held_out", "rounds", "most_users", "strength", "focus", "seed")
     settings = {name: getattr(scorer, name) for name in names}
-    settings["attention"] = scorer.attention_kind
+    settings["attention"], settings["feedback"] = scorer.attention_kind, dataclasses.asdict(scorer.feedback)
     settings["weights"] = None if scorer.weights is None else scorer.weights.tolist()
     metadata = {"settings": settings, "components": components, "kind": attention.kind, "scale": attention.scale}
+    tensors.update(_pack_live(scorer._live))
     _storage.save_tensors(path, tensors, kind="HybridScorer", metadata=metadata)
 
 
@@ -50,12 +55,48 @@ def load(cls: Any, path: Any) -> Any:
         prefix = f"{number}."
         parts = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         components.append(_unpack_component(parts, held, data))
-    scorer = cls(components, **metadata["settings"])
+    settings = {**metadata["settings"], "feedback": Feedback(**metadata["settings"]["feedback"])}
+    scorer = cls(components, **settings)
     scalings = [Scaling(*(tensors[f"{side}.{name}"] for name in _SCALINGS)) for side in ("users", "items")]
     attention = Attention(metadata["kind"], tensors["theta"], tensors["phi"], metadata["scale"], *scalings)
     fitted = _Fitted(components, data, scorer.standardize, scorer.objective).describe()
     scorer._adopt(data, fitted, attention)
+    scorer._live = _unpack_live(tensors, len(data.user_map))
     return scorer
+
+
+def _pack_live(live: Live) -> _storage.Tensors:
+    """Turn what was observed since the components were fitted into arrays."""
+    tensors: _storage.Tensors = {"live.numbers": np.array([live.observed, live.pending])}
+    if live.newcomers:
+        tensors.update(_storage.pack_ids("live.newcomers", IdMap(clean_ids(list(live.newcomers), argument="users"))))
+    if live.histories:
+        pasts = list(live.histories.values())
+        tensors["live.rows"] = np.array(list(live.histories))
+        tensors["live.lengths"] = np.array([len(past.items) for past in pasts])
+        for part, name in enumerate(Past._fields):
+            tensors[f"live.{name}"] = np.concatenate([past[part] for past in pasts])
+    if live.offsets:
+        tensors["live.users"], tensors["live.offsets"] = (
+            np.array(list(live.offsets)),
+            np.stack([*live.offsets.values()]),
+        )
+    return tensors
+
+
+def _unpack_live(tensors: _storage.Tensors, users: int) -> Live:
+    observed, pending = tensors["live.numbers"].tolist()
+    live = Live(observed=observed, pending=pending)
+    if any(name.startswith("live.newcomers.") for name in tensors):
+        ids = _storage.unpack_ids("live.newcomers", tensors).ids.tolist()
+        live.newcomers = {name: users + place for place, name in enumerate(ids)}
+    if "live.rows" in tensors:
+        ends = np.cumsum(tensors["live.lengths"])[:-1]
+        parts = [np.split(tensors[f"live.{name}"], ends) for name in Past._fields]
+        live.histories = dict(zip(tensors["live.rows"].tolist(), map(Past, *parts), strict=True))
+    if "live.users" in tensors:
+        live.offsets = dict(zip(tensors["live.users"].tolist(), tensors["live.offsets"], strict=True))
+    return live
 
 
 def _pack_component(component: Component) -> tuple[_storage.Tensors, dict[str, Any]]:

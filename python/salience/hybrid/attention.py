@@ -178,16 +178,18 @@ class Attention:
         theta[:, 0] = weights
         return cls("fixed", theta, np.zeros((len(weights), len(ITEM_STATE))))
 
-    def user_weights(self, state: Float64, available: BoolArray) -> Float64:
-        """Return the weights (softmax: the logits, without the items' part) of users, shape (n, components).
+    def user_weights(self, state: Float64, available: BoolArray, offsets: Float64 | None = None) -> Float64:
+        """Return the users' weights, softmax: the numerators, without the items' part; shape (n, components).
 
-        0 (softmax: -inf) where a component is not available.
+        0 where a component is not available. ``offsets``, of the same shape, are added (softmax: to the logits).
         """
         weights = self.users.apply(state) @ self.theta.T
-        if self.kind != "softmax":
-            return np.where(available, weights, 0.0)
-        weights -= weights.max(axis=1, keepdims=True)
-        return np.where(available, np.maximum(weights, -_LARGEST_LOGIT), -np.inf)
+        if offsets is not None:
+            weights += offsets
+        if self.kind == "softmax":
+            weights -= weights.max(axis=1, keepdims=True)
+            weights = np.exp(np.maximum(weights, -_LARGEST_LOGIT))
+        return np.where(available, weights, 0.0)
 
     def item_logits(self, state: Float64, available: BoolArray) -> Float64:
         """Return the items' part of the logits, shape (n, components); -inf where not available."""

@@ -29,6 +29,7 @@ Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 
+_EPOCHS_OF_REFRESH = 2
 _HISTORY_NEIGHBORS = 200  # kept of a dense item-to-item matrix
 
 
@@ -58,6 +59,14 @@ class Component:
     def fit(self, data: Interactions) -> Self:
         """Learn from interactions whose axes hold all users and items."""
         raise NotImplementedError
+
+    def refreshed(self, data: Interactions) -> Self:
+        """Return the component fitted on data that has grown, from where it is; this one stays as it is."""
+        twin = self.fresh()
+        return twin.fit(data)
+
+    def expect_newcomers(self) -> None:
+        """Raise TypeError where histories other than those of training cannot be scored."""
 
     def user_vectors(self, histories: Any, rows: Rows | None) -> Float32:
         """Return user vectors, shape (n, width).
@@ -112,17 +121,21 @@ class Collaborative(Component):
             raise TypeError(f"model: {_arrays.describe(model)}; expected a VectorModel such as ALS")
         self.model, self.name = model, name
         self.item_features, self.user_features = item_features, user_features
+        self._outdated = False  # the users that the model holds are not those of the scorer any more
 
     def fresh(self) -> Self:
         """Return an unfitted copy."""
         twin = copy.copy(self)
-        twin.model = copy.deepcopy(self.model)
+        twin.model, twin._outdated = copy.deepcopy(self.model), False
         return twin
 
     def fit(self, data: Interactions) -> Self:
         """Fit the model."""
+        return self._fit(data)
+
+    def _fit(self, data: Interactions, **how: Any) -> Self:
         features = {"item_features": self.item_features, "user_features": self.user_features}
-        self.model.fit(data, **{name: given for name, given in features.items() if given is not None})  # type: ignore[attr-defined]
+        self.model.fit(data, **{name: given for name, given in features.items() if given is not None}, **how)  # type: ignore[attr-defined]
         self.item_vectors = self.model._item_vectors()
         seen = np.bincount(data.matrix.indices, minlength=data.shape[1]) > 0
         everywhere = self.item_features is not None or self.predicts_ratings
@@ -136,15 +149,37 @@ class Collaborative(Component):
 
     def user_vectors(self, histories: Any, rows: Rows | None) -> Float32:
         """Return the model's own vectors for users of training, folded in ones for others."""
-        if rows is not None:
+        if rows is not None and not self._outdated:
             return self.model._query_vectors(rows)
+        self.expect_newcomers()
         if not isinstance(self.model, ALS):
-            raise TypeError(f"model: {type(self.model).__name__} cannot score users that it was not fitted on")
+            return np.asarray(self.model.fold_in(histories), np.float32)  # type: ignore[attr-defined]
         prior = {}
         if self.user_features is not None:
             width = as_features(self.user_features, len(self.model.user_map), "user_features").shape[1]
             prior["user_features"] = sp.csr_array((histories.shape[0], width), dtype=np.float32)
         return self.model._queries_of(self.model.fold_in(histories, **prior))
+
+    def expect_newcomers(self) -> None:
+        """Raise TypeError where the model has no fold_in."""
+        if not hasattr(self.model, "fold_in"):
+            raise TypeError(f"model: {type(self.model).__name__} cannot score users that it was not fitted on")
+
+    def refreshed(self, data: Interactions) -> Self:
+        """Go on with the epochs of ALS; another model stays as it is, and users are folded in."""
+        twin = copy.copy(self)
+        if not isinstance(self.model, ALS):
+            twin._outdated = True
+            return twin
+        twin.model = copy.copy(self.model)
+        twin.model.epochs = _EPOCHS_OF_REFRESH
+        if self.user_features is not None:
+            held = sp.csr_array(as_features(self.user_features, self.user_features.shape[0], "user_features"))
+            unknown = sp.csr_array((data.shape[0] - held.shape[0], held.shape[1]), dtype=np.float32)
+            twin.user_features = sp.vstack([held, unknown], format="csr")
+        twin._fit(data, warm_start=True)
+        twin.model.epochs = self.model.epochs
+        return twin
 
     def user_available(self, histories: Any, rows: Rows | None) -> BoolArray:
         """Tell which users have a history, or features."""
@@ -244,6 +279,11 @@ class Content(Component):
     def item_ids(self) -> npt.NDArray[Any] | None:
         """Return the ids that the features came with."""
         return self.ids
+
+    def refreshed(self, data: Interactions) -> Self:
+        """Return the component as it is: features stay what they are."""
+        del data
+        return self
 
     def fit(self, data: Interactions) -> Self:
         """Reduce the features, and learn the map from histories to them."""
@@ -387,6 +427,10 @@ class History(Component):
         else:
             self.item_available = np.asarray(np.diff(weights.indptr) > 0)
         return self
+
+    def refreshed(self, data: Interactions) -> Self:
+        """Count neighbours anew; EASE, whose cost grows with the cube of the catalogue, stays as it is."""
+        return self if isinstance(self.model, EASE) else super().refreshed(data)
 
     def user_vectors(self, histories: Any, rows: Rows | None) -> Float32:
         """Return what the history weighs in the low-rank basis; nothing where scores are sparse."""

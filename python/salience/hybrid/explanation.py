@@ -11,7 +11,7 @@ import numpy.typing as npt
 from salience.interactions import make_frame
 
 if TYPE_CHECKING:
-    from salience.hybrid.scorer import HybridScorer, Voices
+    from salience.hybrid.scorer import Audience, HybridScorer
 
 Float64 = npt.NDArray[np.float64]
 
@@ -70,20 +70,19 @@ class HybridExplanation:
 
 
 def explain(
-    scorer: HybridScorer, user: Any, item: Any, row: int, history: Any, known: int | None, voices: list[Voices],
-    state: Float64,
-) -> HybridExplanation:  # fmt: skip
+    scorer: HybridScorer, user: Any, item: Any, row: int, history: Any, known: int | None, audience: Audience
+) -> HybridExplanation:
     """Explain the score of item ``row`` for one history."""
     fitted, serving = scorer._parts, scorer._serving
-    weights = serving.attention.scale * serving.weights(voices, state)[0] * serving.factor[row]
+    weights = serving.scale * audience.weights[0] * serving.factor[row]
     if serving.gated:
-        gates = np.asarray(serving.weights(voices, state)[0], np.float32).astype(np.float64)
+        gates = audience.weights[0].astype(np.float32).astype(np.float64)
         weights = weights / (gates @ serving.factor[row].astype(np.float64))
     relative = history if fitted.biases is None else fitted.biases.relative_histories(history, None)
     count = len(fitted.components)
     scores, base = np.zeros(count), np.zeros(count)
     parts, features = np.zeros((history.nnz, count)), {}
-    for n, (component, voice) in enumerate(zip(fitted.components, voices, strict=True)):
+    for n, (component, voice) in enumerate(zip(fitted.components, audience.voices, strict=True)):
         if weights[n] == 0:
             continue
         mine = history if fitted._takes_values(component) else relative

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,8 +22,10 @@ from salience.hybrid.attention import (
     user_state,
 )
 from salience.hybrid.components import Collaborative, Component, Content, Prior, as_component
+from salience.hybrid.events import EventLog, Events, as_events
 from salience.hybrid.explanation import HybridExplanation, explain
-from salience.interactions import IdMap, Interactions, as_interactions
+from salience.hybrid.feedback import Absorption, Feedback, Live, Observed, lesson
+from salience.interactions import IdMap, Interactions, as_interactions, clean_ids
 from salience.models import Float32, RankingModel, Recommendations, by_user
 from salience.similarity import Index
 
@@ -84,6 +86,33 @@ class Voices:
     available: BoolArray
 
 
+@dataclass
+class Audience:
+    """Users as they are served: what components say for them, and how much each of these counts.
+
+    Attributes
+    ----------
+    voices : list of Voices
+        One a component.
+    state : shape (n, user state)
+    weights : shape (n, components)
+        Softmax: numerators.
+    """
+
+    voices: list[Voices]
+    state: Float64
+    weights: Float64
+
+    @property
+    def available(self) -> BoolArray:
+        """Which components have something to say, shape (n, components)."""
+        return _availability(self.voices)
+
+
+def _availability(voices: list[Voices]) -> BoolArray:
+    return np.column_stack([voice.available for voice in voices])
+
+
 class HybridScorer(RankingModel):
     """Scores that mix components by attention: what the crowd, the content and the history say, weighted per user.
 
@@ -118,6 +147,8 @@ class HybridScorer(RankingModel):
         Ridge on what departs from weights that are the same for everybody.
     focus : float
         From 0, cross-entropy, to 1: how much less held-out items far down the ranking count in training.
+    feedback : Feedback, optional
+        How :meth:`observe` learns.
     seed : int
     threads : int, optional
 
@@ -152,6 +183,7 @@ class HybridScorer(RankingModel):
         most_users: int = 1000,
         strength: float = 1e-4,
         focus: float = 0.25,
+        feedback: Feedback | None = None,
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
@@ -190,6 +222,9 @@ class HybridScorer(RankingModel):
         self.most_users = _arrays.whole(most_users, argument="most_users", least=1)
         self.strength = _arrays.real(strength, argument="strength")
         self.focus = _arrays.share(focus, argument="focus")
+        if feedback is not None and not isinstance(feedback, Feedback):
+            raise TypeError(f"feedback: {_arrays.describe(feedback)}; expected Feedback")
+        self.feedback = Feedback() if feedback is None else feedback
         self.seed = _arrays.whole(seed, argument="seed", most=2**63 - 1)
         _arrays.thread_count(threads)
         self.threads = threads
@@ -230,12 +265,22 @@ class HybridScorer(RankingModel):
         report(total)
         return self
 
+    def __copy__(self) -> Self:
+        """Return a scorer with the same components that observes by itself."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        if hasattr(self, "_live"):
+            twin._live = self._live.copy()
+        return twin
+
     def with_weights(self, weights: Sequence[float]) -> Self:
         """Return a scorer with the same fitted components and fixed weights, one for each component."""
         self._require_fitted()
         twin = copy.copy(self)
         twin.attention_kind, twin.weights = "fixed", _as_weights(weights, len(self.components))
+        live = twin._live
         twin._adopt(self._seen, self._parts, Attention.fixed(twin.weights))
+        twin._live, live.offsets = live, {}
         return twin
 
     def _with_known_ids(self, data: Interactions) -> Interactions:
@@ -279,6 +324,131 @@ class HybridScorer(RankingModel):
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
         self._parts, self.attention_ = fitted, attention
         self._serving = _Serving(fitted, attention, self.threads)
+        self._live = Live()
+
+    # Learning from feedback
+
+    @property
+    def interactions_(self) -> Interactions:
+        """All that the scorer knows, what it observed included: what the next :meth:`fit` takes."""
+        self._require_fitted()
+        return self._live.merged(self._seen)
+
+    @property
+    def observed_(self) -> int:
+        """Events observed since the fit."""
+        self._require_fitted()
+        return self._live.observed
+
+    def observe(
+        self, events: Any, *, log: EventLog | None = None, unknown: Literal["error", "skip"] = "error"
+    ) -> Observed:
+        """Learn from events at once: the next recommendations follow them.
+
+        Histories change, and with them the users' vectors, which are folded in; users who were not known join. Chosen
+        items (value above 0), disliked ones (below 0) and those that were shown and passed over (0) move the attention
+        of all, and each user's own, weighted against the position and the chance they were shown with. How:
+        :class:`Feedback`, the scorer's ``feedback``.
+
+        Parameters
+        ----------
+        events : Events, or a frame with columns user, item and optionally value, time, position, propensity
+            Learned from one after the other, in the order of their times: the same events give the same scorer to the
+            bit, however they are divided among calls.
+        log : EventLog, optional
+            Where the events are written too: :meth:`replay` brings a scorer that was saved earlier to this state.
+        unknown : {"error", "skip"}
+            What becomes of events of items that the scorer does not know: new items come with the next :meth:`fit`, or
+            beforehand with a Content component's ``items``.
+
+        Returns
+        -------
+        Observed
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument. The scorer, and the log, are as they were before the call.
+
+        Notes
+        -----
+        Events that contradict one another: the later one counts, by time; late ones do not undo later ones; repeated
+        ones change nothing. A scorer with fixed weights, or an item that is in the user's history, teaches attention
+        nothing. Cost: that of scoring ``feedback.negatives`` items, whatever the catalogue; and :meth:`refresh`, each
+        time that a share of the interactions has changed. Not to be called while another thread uses the scorer.
+        """
+        self._require_fitted()
+        found = as_events(events)
+        if unknown not in ("error", "skip"):
+            raise ValueError(f"unknown: {unknown!r}; expected 'error' or 'skip'")
+        if log is not None and not isinstance(log, EventLog):
+            raise TypeError(f"log: {_arrays.describe(log)}; expected EventLog")
+        if self.user_map.identity:
+            self.user_map.rows(found.users, argument="events")  # there is no telling the row of a new one
+        for component in self._parts.components:
+            component.expect_newcomers()
+        ordered = self._dated(found).in_order()
+        look_up = self.item_map.rows if unknown == "error" else self.item_map.find
+        items = look_up(ordered.items, argument="events")
+        absorption = Absorption(self, self.feedback)
+        observed = absorption.run(ordered, items)
+        if log is not None:
+            try:
+                log.append(ordered)
+            except BaseException:
+                absorption.undo()
+                raise
+        return observed
+
+    def replay(self, log: EventLog) -> Observed:
+        """Learn from the events in a log that came after those that the scorer has observed."""
+        if not isinstance(log, EventLog):
+            raise TypeError(f"log: {_arrays.describe(log)}; expected EventLog")
+        if len(log) < self.observed_:
+            raise ValueError(f"log: {len(log)} events; expected the {self.observed_} that the scorer has observed")
+        return self.observe(log.read(self.observed_), unknown="skip")
+
+    def refresh(self, *, anew: bool = False) -> Self:
+        """Fit the item side of the components on all interactions, those observed included; attention stays.
+
+        Parameters
+        ----------
+        anew : bool
+            From the start, as :meth:`fit` would, rather than from where it is (two epochs of ALS, item neighbourhoods,
+            popularity). Content, EASE and models without a warm start stay as they are otherwise.
+        """
+        self._require_fitted()
+        data, live = self.interactions_, self._live
+        self._adopt(data, self._fitted(data) if anew else self._parts.refreshed(data), self.attention_)
+        self._live.offsets, self._live.observed = live.offsets, live.observed
+        return self
+
+    def _dated(self, events: Events) -> Events:
+        """Bring times to the type of those of the interactions; without those they only order the events of a call."""
+        mine = self._seen.times
+        if mine is None or len(events) == 0:
+            return events
+        if events.times is None:
+            raise ValueError("events: no times; expected times, as the interactions have them")
+        if mine.dtype == np.int64 and events.times.dtype != np.int64:
+            raise ValueError(f"events: times of {events.times.dtype}; expected whole numbers, as the interactions have")
+        return replace(events, times=events.times.astype(mine.dtype))
+
+    def _lesson(self, row: int, item: int, others: Rows, value: float) -> tuple[Float64, Float64]:
+        """Return an event's gradient with respect to the weights of a user, and the user's scaled state."""
+        rows = np.array([row])
+        histories = self._histories(rows, None)
+        audience = self._audience(rows, histories, given=False)
+        items = np.concatenate([[item], others])
+        competing = np.full(len(items), np.log(max(len(self.item_map) - histories.nnz - 1, 1) / max(len(others), 1)))
+        competing[0] = 0.0
+        competing[1:][np.isin(others, histories.indices)] = -np.inf
+        step = lesson(
+            self.attention_, audience.weights[0], self._parts.standardized_items(audience.voices, items),
+            self._serving.factor[items].astype(np.float64), competing, value,
+            focus=self.focus, rating=self.objective == "rating",
+        )  # fmt: skip
+        return step, self.attention_.users.apply(audience.state)[0]
 
     # Serving
 
@@ -302,25 +472,22 @@ class HybridScorer(RankingModel):
             Histories to recommend from in place of those of training, one row for each of ``users``.
         """
         self._require_fitted()
-        rows = self.user_map.find(users, argument="users")
+        rows = self._live.rows(self.user_map, users)
         histories = self._histories(rows, interactions)
         filters = self._item_filter(allow, "allow"), self._item_filter(deny, "deny")
         given, parts = interactions is not None, []
         for start in range(0, max(len(rows), 1), _SERVED):
             part = slice(start, start + _SERVED)
-            voices = self._voices(rows[part], histories[part], given=given)
+            audience = self._audience(rows[part], histories[part], given=given)
             exclude = _arrays.csr_pattern(histories[part], argument="interactions") if exclude_seen else None
-            parts.append(self._serving.search(*voices, k, exclude, *filters))
+            parts.append(self._serving.search(audience, k, exclude, *filters))
         found, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
-        names = np.asarray(self.user_map.ids_of(rows))
-        if (rows < 0).any():
-            names = np.asarray(users)
-        return Recommendations(self.item_map.ids_of(found), found, scores, names)
+        return Recommendations(self.item_map.ids_of(found), found, scores, clean_ids(users, argument="users"))
 
     def score(self, users: Any, items: Any, *, interactions: Any = None) -> Float32:
         """Score pairs: ``users[n]`` with ``items[n]``; float32, shape (n,). Users as in :meth:`recommend`."""
         self._require_fitted()
-        rows = self.user_map.find(users, argument="users")
+        rows = self._live.rows(self.user_map, users)
         wanted = self.item_map.rows(items, argument="items")
         if len(rows) != len(wanted):
             raise ValueError(f"items: {len(wanted)} of them; expected one for each of the {len(rows)} users")
@@ -329,8 +496,8 @@ class HybridScorer(RankingModel):
         given = interactions is not None
         # Every history that is given is its own, whoever it belongs to.
         for chosen, pairs, where in by_user(np.arange(len(rows)) if given else rows, _SERVED):
-            voices = self._voices(rows[chosen], histories[chosen], given=given)
-            out[pairs] = self._serving.pairs(*voices, where, wanted[pairs])
+            audience = self._audience(rows[chosen], histories[chosen], given=given)
+            out[pairs] = self._serving.pairs(audience, where, wanted[pairs])
         return out
 
     def _histories(self, rows: Rows, interactions: Any) -> Any:
@@ -345,20 +512,36 @@ class HybridScorer(RankingModel):
                     f"interactions: shape {matrix.shape}; expected {(len(rows), len(self.item_map))}, a row a user"
                 )
             return matrix
-        if (rows >= 0).all():
+        stored = self._stored(rows)
+        if stored.all():
             return self._seen.matrix[rows]
-        known = self._seen.matrix[rows[rows >= 0]]
-        counts = np.zeros(len(rows), np.int64)
-        counts[rows >= 0] = np.diff(known.indptr)
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        return sp.csr_matrix((known.data, known.indices, indptr), shape=(len(rows), known.shape[1]))
+        kept, pasts = self._seen.matrix[rows[stored]], [self._live.past(row) for row in rows[~stored].tolist()]
+        lengths = np.zeros(len(rows), np.int64)
+        lengths[stored], lengths[~stored] = np.diff(kept.indptr), [len(past.items) for past in pasts]
+        fresh = np.repeat(~stored, lengths)
+        indices, values = np.empty(len(fresh), np.int32), np.empty(len(fresh), np.float32)
+        indices[~fresh], values[~fresh] = kept.indices, kept.data
+        indices[fresh] = np.concatenate([past.items for past in pasts])
+        values[fresh] = np.concatenate([past.values for past in pasts])
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        return sp.csr_matrix((values, indices, indptr), shape=(len(rows), len(self.item_map)))
 
-    def _voices(self, rows: Rows, histories: Any, *, given: bool) -> tuple[list[Voices], Float64]:
-        known = rows if not given and (rows >= 0).all() else None
-        if known is not None or given or (rows < 0).all():
-            return self._parts.voices(histories, known)
-        return _merged(rows, [self._parts.voices(histories[part], rows[part] if stored else None)
-                              for stored, part in ((True, rows >= 0), (False, rows < 0))])  # fmt: skip
+    def _stored(self, rows: Rows) -> BoolArray:
+        """Tell which users are as they were when the components were fitted."""
+        stored = (rows >= 0) & (rows < len(self.user_map))
+        if self._live.histories:
+            stored &= np.fromiter((int(row) not in self._live.histories for row in rows), bool, len(rows))
+        return stored
+
+    def _audience(self, rows: Rows, histories: Any, *, given: bool) -> Audience:
+        stored = np.zeros(len(rows), bool) if given else self._stored(rows)
+        if stored.all() or not stored.any():
+            voices, state = self._parts.voices(histories, rows if len(rows) and stored.all() else None)
+        else:
+            voices, state = _merged(stored, [self._parts.voices(histories[part], rows[part] if kept else None)
+                                             for kept, part in ((True, stored), (False, ~stored))])  # fmt: skip
+        offsets = self._live.offsets_of(rows, len(self.components))
+        return Audience(voices, state, self.attention_.user_weights(state, _availability(voices), offsets))
 
     def attention(self, users: Any, *, interactions: Any = None) -> Float64:
         """Return how much each component counts for users, shape (n, components); rows sum to 1 in magnitude.
@@ -366,13 +549,9 @@ class HybridScorer(RankingModel):
         Softmax: at an item of average state for which all components are available.
         """
         self._require_fitted()
-        rows = self.user_map.find(users, argument="users")
+        rows = self._live.rows(self.user_map, users)
         histories = self._histories(rows, interactions)
-        voices, state = self._voices(rows, histories, given=interactions is not None)
-        available = np.column_stack([voice.available for voice in voices])
-        weights = self.attention_.user_weights(state, available)
-        if self.attention_.kind == "softmax":
-            weights = np.exp(weights)
+        weights = self._audience(rows, histories, given=interactions is not None).weights
         return np.asarray(weights / np.maximum(np.abs(weights).sum(axis=1, keepdims=True), 1e-300))
 
     def explain(self, user: Any, item: Any, *, interactions: Any = None) -> HybridExplanation:
@@ -385,12 +564,12 @@ class HybridScorer(RankingModel):
             The history to explain from in place of the user's.
         """
         self._require_fitted()
-        rows = self.user_map.find(np.asarray([user]), argument="user")
+        rows = self._live.rows(self.user_map, np.asarray([user]), argument="user")
         wanted = int(self.item_map.rows(np.asarray([item]), argument="item")[0])
         history = self._histories(rows, interactions)
-        voices, state = self._voices(rows, history, given=interactions is not None)
-        known = int(rows[0]) if interactions is None and rows[0] >= 0 else None
-        return explain(self, user, item, wanted, history, known, voices, state)
+        audience = self._audience(rows, history, given=interactions is not None)
+        known = int(rows[0]) if interactions is None and self._stored(rows)[0] else None
+        return explain(self, user, item, wanted, history, known, audience)
 
     def save(self, path: Any) -> None:
         """Write the scorer with its components; see :meth:`load`."""
@@ -434,9 +613,9 @@ def _name_apart(components: list[Component]) -> None:
             twin.name = name
 
 
-def _merged(rows: Rows, halves: list[tuple[list[Voices], Float64]]) -> tuple[list[Voices], Float64]:
-    """Put together what was said for known users and for others."""
-    order = np.argsort(np.concatenate([np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)]), kind="stable")
+def _merged(stored: BoolArray, halves: list[tuple[list[Voices], Float64]]) -> tuple[list[Voices], Float64]:
+    """Put together what was said for users who are as they were fitted, and for others."""
+    order = np.argsort(np.concatenate([np.flatnonzero(stored), np.flatnonzero(~stored)]), kind="stable")
 
     def join(parts: list[Any]) -> Any:
         return np.concatenate(parts)[order]
@@ -467,6 +646,15 @@ class _Fitted:
         for component in self.components:
             component.fit(self.data if self._takes_values(component) else relative)
         return self.describe()
+
+    def refreshed(self, data: Interactions) -> _Fitted:
+        """Return components fitted on data that has grown, from where they are."""
+        new = _Fitted([], data, self.standardize, "ranking" if self.biases is None else "rating")
+        relative = data if new.biases is None else new.biases.relative(data)
+        new.components = [
+            component.refreshed(data if self._takes_values(component) else relative) for component in self.components
+        ]
+        return new.describe()
 
     def describe(self) -> Self:
         """Derive what scores are standardized with from the fitted components."""
@@ -523,6 +711,18 @@ class _Fitted:
         lengths = np.maximum(np.diff(histories.indptr), 1)
         return np.asarray(np.linalg.norm(binary @ self._directions, axis=1) / lengths, np.float64)
 
+    def standardized_items(self, voices: list[Voices], items: Rows) -> Float64:
+        """Return the standardized scores of some items for one user, shape (len(items), components)."""
+        found = np.zeros((len(items), len(voices)))
+        for n, (component, voice) in enumerate(zip(self.components, voices, strict=True)):
+            if not voice.available[0]:
+                continue
+            scores = (component.item_vectors[items] @ voice.vectors[0]).astype(np.float64)
+            if voice.additions is not None:
+                scores += _entries(voice.additions, items)
+            found[:, n] = np.where(self.item_available[items, n], (scores - voice.mean[0]) / voice.deviation[0], 0.0)
+        return found
+
     def standardized(self, voices: list[Voices], chosen: slice) -> Float32:
         """Return all items' standardized scores for some of the users, shape (n, items, components)."""
         parts = []
@@ -534,6 +734,14 @@ class _Fitted:
             here = available & voice.available[chosen, None]
             parts.append(np.where(here, scores, 0.0).astype(np.float32))
         return np.stack(parts, axis=2)
+
+
+def _entries(row: Any, columns: Rows) -> Float64:
+    """Return entries of a CSR matrix of one row with sorted columns."""
+    if row.nnz == 0:
+        return np.zeros(len(columns))
+    place = np.minimum(np.searchsorted(row.indices, columns), row.nnz - 1)
+    return np.where(row.indices[place] == columns, row.data[place], 0.0)
 
 
 @dataclass
@@ -631,7 +839,7 @@ class _Serving:
     """Components and attention folded into one search."""
 
     def __init__(self, fitted: _Fitted, attention: Attention, threads: int | None) -> None:
-        self.fitted, self.attention = fitted, attention
+        self.scale = attention.scale
         available = fitted.item_available
         logits = attention.item_logits(item_state(fitted.item_counts), available)
         self.gated = attention.kind == "softmax"
@@ -648,16 +856,10 @@ class _Serving:
         self.item_gates = np.ascontiguousarray(self.factor[self.order][:, self.columns]) if self.gated else None
         self.index = Index.borrow(self.items, threads=threads)
 
-    def weights(self, voices: list[Voices], state: Float64) -> Float64:
-        """Return the weights of users (softmax: numerators), shape (n, components)."""
-        available = np.column_stack([voice.available for voice in voices])
-        weights = self.attention.user_weights(state, available)
-        return np.exp(weights) if self.gated else weights
-
-    def queries(self, voices: list[Voices], state: Float64) -> tuple[Float32, Any, Float32 | None]:
+    def queries(self, audience: Audience) -> tuple[Float32, Any, Float32 | None]:
         """Return query vectors, additions (columns are items) and the gates of users."""
-        weights = self.weights(voices, state)
-        scaled = self.attention.scale * weights / np.column_stack([voice.deviation for voice in voices])
+        voices, weights = audience.voices, audience.weights
+        scaled = self.scale * weights / np.column_stack([voice.deviation for voice in voices])
         offsets = -scaled * np.column_stack([voice.mean for voice in voices])
         blocks = [voice.vectors * scaled[:, n, None] for n, voice in enumerate(voices)]
         additions = None
@@ -671,10 +873,10 @@ class _Serving:
         return np.ascontiguousarray(np.hstack([*blocks, offsets]), np.float32), additions, gates
 
     def search(
-        self, voices: list[Voices], state: Float64, k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
-    ) -> tuple[Rows, Float32]:  # fmt: skip
+        self, audience: Audience, k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
+    ) -> tuple[Rows, Float32]:
         """Return item rows and scores of the k best, padded."""
-        queries, additions, gates = self.queries(voices, state)
+        queries, additions, gates = self.queries(audience)
         mask = _arrays.item_mask(allow, deny, len(self.items))
         if self.place is not None:
             mask = None if mask is None else np.ascontiguousarray(mask[self.order])
@@ -691,9 +893,9 @@ class _Serving:
         both = None if gates is None else (np.ascontiguousarray(gates[:, self.columns]), self.item_gates)
         return self.index.search_padded(queries, k, exclude, mask, None, blend=(entries, both, self.order))
 
-    def pairs(self, voices: list[Voices], state: Float64, users: Rows, items: Rows) -> Float32:
+    def pairs(self, audience: Audience, users: Rows, items: Rows) -> Float32:
         """Score pairs of positions among the users and item rows."""
-        queries, additions, gates = self.queries(voices, state)
+        queries, additions, gates = self.queries(audience)
         rows = items if self.place is None else self.place[items]
         out = np.empty(len(users), np.float32)
         for start in range(0, len(users), 65536):
