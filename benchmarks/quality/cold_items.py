@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from salience import ALS, topk
-from salience.datasets import load_citeulike
+from salience.datasets import citeulike_words, load_citeulike
 from salience.neighbors import unit_rows
 
 ITEMS = 25_975
@@ -30,18 +28,6 @@ CUTS = (50, 100, 150)
 # The best sum of --tune.
 SETTINGS = {"unobserved_weight": 0.01, "regularization": 2.0, "regularization_exponent": 0.0, "epochs": 8}
 FACTORS, FEATURE_REGULARIZATION = 128, 3.0
-
-
-def read_words() -> sp.csr_array:
-    lines = (Path(os.environ["SALIENCE_DATA"]) / "citeulike-t" / "mult.dat").read_text().splitlines()
-    pairs = [[part.split(":") for part in line.split()[1:]] for line in lines]
-    rows = np.repeat(np.arange(len(pairs)), [len(part) for part in pairs])
-    columns, counts = (np.array([int(pair[n]) for part in pairs for pair in part]) for n in (0, 1))
-    documents = np.bincount(columns)
-    kept = documents[columns] >= 3
-    weights = (1 + np.log(counts[kept])) * np.log(len(pairs) / documents[columns[kept]])
-    words = sp.csr_array((weights.astype(np.float32), (rows[kept], columns[kept])), shape=(ITEMS, len(documents)))
-    return unit_rows(words[:, np.unique(columns[kept])])
 
 
 def recalls(rank: Callable[[np.ndarray], np.ndarray], cold: np.ndarray, test: sp.csr_matrix) -> np.ndarray:
@@ -89,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
-    (train, test), words = (part.matrix for part in load_citeulike()), read_words()
+    (train, test), words = (part.matrix for part in load_citeulike()), citeulike_words()[0]
     if options.tune:
         tune(train, words)
         return

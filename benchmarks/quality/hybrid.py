@@ -22,7 +22,14 @@ import scipy.sparse as sp
 import cold_items
 import gowalla as gowalla_als
 from salience import ALS, Collaborative, Content, History, HybridScorer, Interactions, ItemKNN, Prior
-from salience.datasets import load_citeulike, load_gowalla, load_movielens, movielens_genres, movielens_tags
+from salience.datasets import (
+    citeulike_words,
+    load_citeulike,
+    load_gowalla,
+    load_movielens,
+    movielens_genres,
+    movielens_tags,
+)
 from salience.evaluation import Report, compare, evaluate, splits
 
 CUTOFFS = (50, 100, 150, 200, 250, 300)
@@ -35,7 +42,7 @@ DRAWS = 80
 
 
 def articles() -> list:
-    words = cold_items.read_words()
+    words = citeulike_words()[0]
     prior = ALS(128, feature_regularization=cold_items.FEATURE_REGULARIZATION, **cold_items.SETTINGS)
     plain = ALS(128, unobserved_weight=0.01, regularization=0.004, regularization_exponent=1.0, epochs=10)
     return [

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import svds
 
-from cold_items import FEATURE_REGULARIZATION, read_words
+from cold_items import FEATURE_REGULARIZATION
 from cold_items import SETTINGS as WORD_SETTINGS
 from gowalla import ITEM_POWER, SETTINGS, weighted
 from salience import ALS, Interactions
-from salience.datasets import load_citeulike, load_gowalla
+from salience.datasets import citeulike_words, load_citeulike, load_gowalla
 from salience.evaluation import compare, evaluate, splits
 from salience.second_stage import HistoryAttention, cooccurrence_vectors
 
@@ -72,7 +72,7 @@ def gowalla(factors: int) -> None:
 
 def citeulike(factors: int, *, with_words: bool) -> None:
     train, test = load_citeulike()
-    words = read_words()
+    words = citeulike_words()[0]
     _, values, vectors = svds(words.T.astype(np.float64), k=WORD_DIMENSIONS, v0=np.ones(min(words.shape)))
     meanings = np.ascontiguousarray((values[:, None] * vectors).T, np.float32)
     first: ALS = ALS(factors, **WORD_SETTINGS)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from salience.interactions import Interactions
+from salience.neighbors import unit_rows
 
 _CHECKSUMS = {
     "gowalla/train.txt": "d47e01d060624f389956c0b2f89a1ed8c453ea158631cd2b5320c241f3e1a073",
@@ -22,6 +23,8 @@ _CHECKSUMS = {
     "citeulike-t/cf-test-1-users.dat": "dca8695f1aa9b397e8b14e3f51124658c90ec6867767cc355786ef7890446154",
     "citeulike-t/cf-train-10-users.dat": "5c459068b822f9889909e784592d2f3d1a387c7cac1a8dd919afc526c32dfdc7",
     "citeulike-t/cf-test-10-users.dat": "bbe490d0ef560c59e74416160c053c4ce90788d1b6e76f650a78131a2c7f9249",
+    "citeulike-t/mult.dat": "5ed81e6fdbf8d475122d4a18d622202571ac80f27be017e194a1957da585283d",
+    "citeulike-t/vocabulary.dat": "d58f0e6ce40da9e57c7ad6bbb2d0f1351730e3ecfcbbdf14eec07d493ce539e1",
     "ml-latest-small/movies.csv": "43d1736d3c688eb5b7856473c36d86a1c345676cab256c91720c1f6984d263b5",
     "ml-latest-small/tags.csv": "ba8789ec2e7894bcb29a1762b2f9fb34bad7f288be6b4d8388e86af2138d430e",
     "ml-latest-small/ratings.csv": "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
@@ -135,6 +138,24 @@ def load_citeulike(folder: str | Path | None = None, *, train_items: int = 10) -
     names = [f"citeulike-t/cf-{part}-{train_items}-users.dat" for part in ("train", "test")]
     train, test = (_lists(_checked(name, folder), (7947, 25975), counted=True) for name in names)
     return train, test
+
+
+def citeulike_words(folder: str | Path | None = None) -> tuple[sp.csr_array, tuple[str, ...]]:
+    """Load the words of CiteULike-t's 25,975 articles: TF-IDF in rows of length 1, and the words.
+
+    (1 + log count) * log(articles / articles with the word), for words of at least 3 articles.
+    """
+    lines = _checked("citeulike-t/mult.dat", folder).read_text(encoding="utf-8").splitlines()
+    pairs = [[part.split(":") for part in line.split()[1:]] for line in lines]
+    rows = np.repeat(np.arange(len(pairs)), [len(part) for part in pairs])
+    columns, counts = (np.array([int(pair[n]) for part in pairs for pair in part]) for n in (0, 1))
+    articles = np.bincount(columns)
+    kept = articles[columns] >= 3
+    weights = (1 + np.log(counts[kept])) * np.log(len(pairs) / articles[columns[kept]])
+    table = sp.csr_array((weights.astype(np.float32), (rows[kept], columns[kept])), shape=(len(pairs), len(articles)))
+    used = np.unique(columns[kept])
+    names = _checked("citeulike-t/vocabulary.dat", folder).read_text(encoding="utf-8").splitlines()
+    return sp.csr_array(unit_rows(table[:, used])), tuple(names[column] for column in used)
 
 
 GENRES = ("Adventure", "Comedy", "Documentary", "Drama", "Fantasy", "Mystery", "Romance", "Science")

@@ -21,3 +21,10 @@ def test_movies_are_recommended_with_reasons(data_folder, capsys):
     model = runpy.run_path(str(EXAMPLES / "movies.py"))["main"]()
     assert model.component_names == ["collaborative", "genres", "tags", "history", "popularity"]
     assert "because of" in capsys.readouterr().out
+
+
+def test_articles_that_nobody_has_read_are_recommended_by_their_words(data_folder, capsys):
+    del data_folder
+    model = runpy.run_path(str(EXAMPLES / "articles.py"))["main"]()
+    assert model.component_names == ["collaborative", "words", "neighbours", "popularity"]
+    assert "words: {" in capsys.readouterr().out

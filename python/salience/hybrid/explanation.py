@@ -98,7 +98,7 @@ def explain(
         shares = component.feature_parts(mine, row, known)
         if shares:
             ordered = sorted(shares.items(), key=lambda share: -abs(share[1]))
-            features[component.name] = {name: unit * value for name, value in ordered}
+            features[component.name] = {name: float(unit * value) for name, value in ordered}
     contributions = weights * scores
     order = np.argsort(-parts.sum(axis=1), kind="stable")
     return HybridExplanation(
