@@ -444,7 +444,6 @@ class History(Component):
         if self._past is not None:
             return None
         scores = sp.csr_matrix(self.model.score_histories(histories), dtype=np.float32)
-        scores.sort_indices()
         if self.power != 1.0:
             scores.data = np.sign(scores.data) * np.abs(scores.data) ** np.float32(self.power)
         return scores

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ BoolArray = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 
 _BATCH_SCORES = 1 << 25  # of all components for all items that are held at once, in training
-_SERVED = 8192  # users whose sparse scores are held at once
+_SERVED = 4096  # users whose sparse scores are held at once
 _TOP, _UNIFORM = 100, 400  # competitors of held-out items: the best of each component, and others
 _SMALLEST_DEVIATION = 1e-6  # relative to the scores: below, it is rounding
 _DAMPING = 5.0  # of the biases that ratings are relative to, in ratings
@@ -475,12 +476,17 @@ class HybridScorer(RankingModel):
         rows = self._live.rows(self.user_map, users)
         histories = self._histories(rows, interactions)
         filters = self._item_filter(allow, "allow"), self._item_filter(deny, "deny")
-        given, parts = interactions is not None, []
-        for start in range(0, max(len(rows), 1), _SERVED):
+        mask = self._serving.mask(_arrays.item_mask(*filters, len(self.item_map)))
+
+        def prepare(start: int) -> _Request:
             part = slice(start, start + _SERVED)
-            audience = self._audience(rows[part], histories[part], given=given)
+            audience = self._audience(rows[part], histories[part], given=interactions is not None)
             exclude = _arrays.csr_pattern(histories[part], argument="interactions") if exclude_seen else None
-            parts.append(self._serving.search(audience, k, exclude, *filters))
+            return self._serving.request(audience, exclude)
+
+        starts = range(0, max(len(rows), 1), _SERVED)
+        ready = map(prepare, starts) if self.threads == 1 else _ahead(prepare, starts)
+        parts = [self._serving.search(request, k, mask) for request in ready]
         found, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Recommendations(self.item_map.ids_of(found), found, scores, clean_ids(users, argument="users"))
 
@@ -737,10 +743,11 @@ class _Fitted:
 
 
 def _entries(row: Any, columns: Rows) -> Float64:
-    """Return entries of a CSR matrix of one row with sorted columns."""
+    """Return entries of a CSR matrix of one row."""
     if row.nnz == 0:
         return np.zeros(len(columns))
-    place = np.minimum(np.searchsorted(row.indices, columns), row.nnz - 1)
+    order = np.argsort(row.indices)
+    place = order[np.minimum(np.searchsorted(row.indices, columns, sorter=order), row.nnz - 1)]
     return np.where(row.indices[place] == columns, row.data[place], 0.0)
 
 
@@ -835,6 +842,27 @@ def _competing(held_out: Any, history: Any, scores: Float32, random: np.random.G
     return np.concatenate([held_out.indices, best, sample]), None, log_weights
 
 
+class _Request(NamedTuple):
+    """What a search takes, in the order of the index."""
+
+    queries: Float32
+    exclude: _arrays.Pattern | None
+    blend: Any
+
+
+def _ahead(prepare: Callable[[int], _Request], starts: range) -> Iterator[_Request]:
+    """Yield what is prepared for each start; the next is made ready while one is in use."""
+    if len(starts) == 1:
+        yield prepare(starts[0])
+        return
+    with ThreadPoolExecutor(1) as worker:
+        following = worker.submit(prepare, starts[0])
+        for start in starts[1:]:
+            ready, following = following.result(), worker.submit(prepare, start)
+            yield ready
+        yield following.result()
+
+
 class _Serving:
     """Components and attention folded into one search."""
 
@@ -872,26 +900,29 @@ class _Serving:
         gates = np.ascontiguousarray(weights, np.float32) if self.gated else None
         return np.ascontiguousarray(np.hstack([*blocks, offsets]), np.float32), additions, gates
 
-    def search(
-        self, audience: Audience, k: int, exclude: _arrays.Pattern | None, allow: Any, deny: Any
-    ) -> tuple[Rows, Float32]:
-        """Return item rows and scores of the k best, padded."""
+    def mask(self, mask: BoolArray | None) -> BoolArray | None:
+        """Put a mask over items in the order of the index."""
+        return mask if mask is None or self.order is None else np.ascontiguousarray(mask[self.order])
+
+    def request(self, audience: Audience, exclude: _arrays.Pattern | None) -> _Request:
+        """Lay out what a search of some users takes."""
         queries, additions, gates = self.queries(audience)
-        mask = _arrays.item_mask(allow, deny, len(self.items))
         if self.place is not None:
-            mask = None if mask is None else np.ascontiguousarray(mask[self.order])
             exclude = None if exclude is None else (exclude[0], self.place[exclude[1]].astype(np.int32))
             if additions is not None:
-                additions = sp.csr_matrix(
-                    (additions.data, self.place[additions.indices], additions.indptr), additions.shape
-                )
+                moved = additions.data, self.place[additions.indices], additions.indptr
+                additions = sp.csr_matrix(moved, additions.shape)
         entries = None
         if additions is not None:
             additions.sort_indices()
             pattern = additions.indptr.astype(np.int64), additions.indices.astype(np.int32)
             entries = pattern, np.ascontiguousarray(additions.data, np.float32)
         both = None if gates is None else (np.ascontiguousarray(gates[:, self.columns]), self.item_gates)
-        return self.index.search_padded(queries, k, exclude, mask, None, blend=(entries, both, self.order))
+        return _Request(queries, exclude, (entries, both, self.order))
+
+    def search(self, request: _Request, k: int, mask: BoolArray | None) -> tuple[Rows, Float32]:
+        """Return item rows and scores of the k best, padded."""
+        return self.index.search_padded(request.queries, k, request.exclude, mask, None, blend=request.blend)
 
     def pairs(self, audience: Audience, users: Rows, items: Rows) -> Float32:
         """Score pairs of positions among the users and item rows."""
