@@ -1,8 +1,7 @@
-"""Movies with two more modalities, genres and tags, on MovieLens ml-latest-small.
+"""Movies with more modalities, genres, tags and titles, on MovieLens ml-latest-small.
 
     SALIENCE_DATA=... python examples/movies.py
-    SALIENCE_DATA=... python examples/movies.py --titles     # and sentence embeddings of titles: pip install
-                                                             # sentence-transformers, which fetches a model
+    SALIENCE_DATA=... python examples/movies.py --titles     # and embeddings of titles: pip install '.[text]'
 
 Prints a user's recommendations with how much each component counts, and the reasons for the first: components, past
 movies, genres.
@@ -11,16 +10,18 @@ movies, genres.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from salience import ALS, Collaborative, Content, History, HybridScorer, ItemKNN, Prior
 from salience.datasets import load_movielens, movielens_genres, movielens_tags, movielens_titles
 
 
 def title_embeddings(titles: list[str]) -> Content:
-    """Embed titles with a sentence model."""
-    from sentence_transformers import SentenceTransformer
+    """Embed titles with a text model that comes with its package; any other model's embeddings serve as well."""
+    import wordllama
 
-    return Content(SentenceTransformer("all-MiniLM-L6-v2").encode(titles), name="titles")
+    model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    return Content(model.embed(titles, norm=True), name="titles")
 
 
 def main(*, with_titles: bool = False, user: int = 15) -> HybridScorer:

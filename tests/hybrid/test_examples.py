@@ -23,6 +23,15 @@ def test_movies_are_recommended_with_reasons(data_folder, capsys):
     assert "because of" in capsys.readouterr().out
 
 
+def test_titles_are_a_modality_of_their_own(data_folder, capsys):
+    del data_folder
+    pytest.importorskip("wordllama")
+    model = runpy.run_path(str(EXAMPLES / "movies.py"))["main"](with_titles=True)
+    assert model.component_names[-1] == "titles"
+    assert model.components[-1].features.shape == (9066, 256)
+    assert "titles:" in capsys.readouterr().out
+
+
 def test_articles_that_nobody_has_read_are_recommended_by_their_words(data_folder, capsys):
     del data_folder
     model = runpy.run_path(str(EXAMPLES / "articles.py"))["main"]()
