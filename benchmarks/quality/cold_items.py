@@ -32,16 +32,24 @@ SETTINGS = {"unobserved_weight": 0.01, "regularization": 2.0, "regularization_ex
 FACTORS, FEATURE_REGULARIZATION = 128, 3.0
 
 
-def read_words() -> sp.csr_array:
+def read_counts() -> sp.csr_array:
+    """Read how often each article has each word, shape (articles, words)."""
     lines = (Path(os.environ["SALIENCE_DATA"]) / "citeulike-t" / "mult.dat").read_text().splitlines()
     pairs = [[part.split(":") for part in line.split()[1:]] for line in lines]
     rows = np.repeat(np.arange(len(pairs)), [len(part) for part in pairs])
     columns, counts = (np.array([int(pair[n]) for part in pairs for pair in part]) for n in (0, 1))
-    documents = np.bincount(columns)
-    kept = documents[columns] >= 3
-    weights = (1 + np.log(counts[kept])) * np.log(len(pairs) / documents[columns[kept]])
-    words = sp.csr_array((weights.astype(np.float32), (rows[kept], columns[kept])), shape=(ITEMS, len(documents)))
-    return unit_rows(words[:, np.unique(columns[kept])])
+    return sp.csr_array((counts.astype(np.float32), (rows, columns)), shape=(ITEMS, columns.max() + 1))
+
+
+def read_words() -> sp.csr_array:
+    """Weigh the words of at least 3 articles by TF-IDF; rows of unit length."""
+    counts = read_counts().tocoo()
+    documents = np.bincount(counts.col, minlength=counts.shape[1])
+    kept = documents[counts.col] >= 3
+    rows, columns = counts.row[kept], counts.col[kept]
+    weights = (1 + np.log(counts.data[kept])) * np.log(counts.shape[0] / documents[columns])
+    words = sp.csr_array((weights.astype(np.float32), (rows, columns)), shape=counts.shape)
+    return unit_rows(words[:, np.unique(columns)])
 
 
 def recalls(rank: Callable[[np.ndarray], np.ndarray], cold: np.ndarray, test: sp.csr_matrix) -> np.ndarray:
