@@ -201,7 +201,7 @@ def test_a_report_of_saved_results(saved, tmp_path):
             "model: 'factors' in 'als:factors'; expected parameter=value",
         ),
         (["evaluate", "{ratings}", "--model", "itemknn:neighbors=0"], "model: 'itemknn:neighbors=0': neighbors: 0"),
-        (["evaluate", "{ratings}", "--test", "{ratings}", "--model", "{model}"], "is damaged or no model of salience"),
+        (["evaluate", "{train}", "--test", "{test}", "--model", "{model}"], "is damaged or no model of salience"),
         (["evaluate", "{ratings}", "--model", "svd"], "model: 'svd'; expected als, popularity"),
         (["evaluate", "{ratings}", "--model", "als", "--model", "als"], "model: 'als' twice"),
         (["evaluate", "{ratings}", "--metrics", "ndgc@10"], "metrics: 'ndgc@10'"),
@@ -220,7 +220,12 @@ def test_a_report_of_saved_results(saved, tmp_path):
     ],
 )
 def test_errors_name_the_argument(folder, arguments, words, capsys):
-    paths = {"ratings": folder / "ratings.csv", "train": folder / "train.csv", "model": folder / "model.safetensors"}
+    paths = {
+        "ratings": folder / "ratings.csv",
+        "train": folder / "train.csv",
+        "test": folder / "test.csv",
+        "model": folder / "model.safetensors",
+    }
     paths["model"].touch()
     assert words in fails(capsys, *(argument.format(**paths) for argument in arguments))
 
