@@ -81,6 +81,21 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[Tensors, dict[str, Any
     return dict(tensors), _metadata(path, data[8 : 8 + length], kind)
 
 
+def kind_of(path: str | Path) -> str:
+    """Return the kind of model that a file holds; ValueError where it is none of ours."""
+    path = Path(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, path.stat().st_size))
+    try:
+        note = json.loads(header)["__metadata__"]
+        if note["format"] != "salience":
+            raise ValueError(f"format {note['format']!r}")
+        return str(note["kind"])
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from None
+
+
 def _metadata(path: Path, header: bytes, kind: str) -> dict[str, Any]:
     try:
         note = json.loads(header)["__metadata__"]

@@ -631,6 +631,9 @@ class ALS(VectorModel):
         offset = users[:, -1:] + np.float32(self.mean_)
         return np.hstack([users[:, :-1], offset, np.ones((len(users), 1), np.float32)])
 
+    def _vectors_of(self, histories: Any) -> Float32:
+        return self._queries_of(self.fold_in(histories))
+
     def _item_vectors(self) -> Float32:
         return self._serving
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -140,21 +141,29 @@ def load_citeulike(folder: str | Path | None = None, *, train_items: int = 10) -
     return train, test
 
 
-def citeulike_words(folder: str | Path | None = None) -> tuple[sp.csr_array, tuple[str, ...]]:
-    """Load the words of CiteULike-t's 25,975 articles: TF-IDF in rows of length 1, and the words.
+def citeulike_words(
+    folder: str | Path | None = None, *, weighting: Literal["tfidf", "none"] = "tfidf"
+) -> tuple[sp.csr_array, tuple[str, ...]]:
+    """Load the words of CiteULike-t's 25,975 articles: float32 of shape (articles, words), and the words.
 
-    (1 + log count) * log(articles / articles with the word), for words of at least 3 articles.
+    "tfidf": words of at least 3 articles, (1 + log count) * log(articles / articles with the word), rows of length 1.
+    "none": how often each word comes, all words.
     """
+    if weighting not in ("tfidf", "none"):
+        raise ValueError(f"weighting: {weighting!r}; expected 'tfidf' or 'none'")
     lines = _checked("citeulike-t/mult.dat", folder).read_text(encoding="utf-8").splitlines()
     pairs = [[part.split(":") for part in line.split()[1:]] for line in lines]
     rows = np.repeat(np.arange(len(pairs)), [len(part) for part in pairs])
     columns, counts = (np.array([int(pair[n]) for part in pairs for pair in part]) for n in (0, 1))
+    names = _checked("citeulike-t/vocabulary.dat", folder).read_text(encoding="utf-8").splitlines()
     articles = np.bincount(columns)
+    shape = len(pairs), len(articles)
+    if weighting == "none":
+        return sp.csr_array((counts.astype(np.float32), (rows, columns)), shape=shape), tuple(names[: shape[1]])
     kept = articles[columns] >= 3
     weights = (1 + np.log(counts[kept])) * np.log(len(pairs) / articles[columns[kept]])
-    table = sp.csr_array((weights.astype(np.float32), (rows[kept], columns[kept])), shape=(len(pairs), len(articles)))
+    table = sp.csr_array((weights.astype(np.float32), (rows[kept], columns[kept])), shape=shape)
     used = np.unique(columns[kept])
-    names = _checked("citeulike-t/vocabulary.dat", folder).read_text(encoding="utf-8").splitlines()
     return sp.csr_array(unit_rows(table[:, used])), tuple(names[column] for column in used)
 
 

@@ -238,6 +238,11 @@ class VectorModel(RankingModel):
     def _item_vectors(self) -> Float32:
         raise NotImplementedError
 
+    def _vectors_of(self, histories: Any) -> Float32:
+        """Return query vectors of users who were not trained on, where the model has ``fold_in``."""
+        found: Float32 = self.fold_in(histories)  # type: ignore[attr-defined]
+        return found
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_indexes": {}}  # packed copies are made again where they are needed
 
@@ -318,6 +323,10 @@ class Popularity(VectorModel):
         if progress is not None:
             progress(1, 1)
         return self
+
+    def fold_in(self, interactions: Any) -> Float32:
+        """Return the factors of new users, shape (n, 1): all alike, whatever their history."""
+        return self._query_vectors(np.arange(as_interactions(interactions).shape[0]))
 
     def _query_vectors(self, rows: npt.NDArray[np.int64]) -> Float32:
         return np.ones((len(rows), 1), np.float32)

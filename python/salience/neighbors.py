@@ -36,7 +36,9 @@ class ItemModel(BlockModel):
     Attributes
     ----------
     similarity_ : CSR matrix or array of float32, shape (items, items)
-        Row i holds the weights with which past items speak for item i; its diagonal is 0.
+        Row i holds the weights with which past items speak for item i; its diagonal is 0. An array is in Fortran's
+        order: a history gathers columns, and all of them were copied for every block of users if they did not lie
+        together.
     """
 
     similarity_: Any
@@ -154,7 +156,8 @@ class ItemModel(BlockModel):
         """Undo :meth:`_packed`."""
         model = cls(**metadata["settings"])
         model._seen, model.user_map, model.item_map = seen, seen.user_map, seen.item_map
-        model.similarity_ = _storage.unpack_matrix("similarity", tensors)
+        weights = _storage.unpack_matrix("similarity", tensors)
+        model.similarity_ = weights if sp.issparse(weights) else np.asfortranarray(weights)
         return model
 
 
@@ -336,8 +339,10 @@ class EASE(ItemModel):
 
     Notes
     -----
-    Cost: 2 items^3 operations (NumPy's matrix products) and 4 * items^2 bytes for an inverse in float32 beyond 8,192
-    items, 8 * items^2 up to there: 41,000 items need 6.7 GB. Fitting raises MemoryError where that cannot be had.
+    Cost: 2 m^3 operations (NumPy's matrix products), m the number of items, or that of users where there are fewer than
+    3 for 4 items (Woodbury's identity); and 4 * items^2 bytes for an inverse in float32 beyond 8,192 items,
+    8 * items^2 up to there: 41,000 items need 6.7 GB, and beside it as much as users * items do by way of the users.
+    Fitting raises MemoryError where that cannot be had.
 
     Reference: Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019).
     """
@@ -362,29 +367,58 @@ class EASE(ItemModel):
     def _learn(self, data: Interactions, item_features: Any) -> Any:
         if item_features is not None:
             raise ValueError("item_features: given; expected none: EASE learns from interactions alone")
-        inverse = self._inverse(data.matrix)
-        weights = inverse
-        weights /= -np.diag(inverse)[:, None].copy()  # row i of B^T: column i of B, as P is symmetric
-        np.fill_diagonal(weights, 0.0)
+        weights = self._inverse(data.matrix)
+        scale = -np.diag(weights).copy()
         if self.neighbors is None:
-            return np.ascontiguousarray(weights, np.float32)
+            weights /= scale
+            np.fill_diagonal(weights, 0.0)
+            return np.ascontiguousarray(weights, np.float32).T
+        weights /= scale[:, None]  # row i of B^T: column i of B, as P is symmetric
+        np.fill_diagonal(weights, 0.0)
         return _truncated(weights, self.neighbors)
 
     def _inverse(self, matrix: Any) -> npt.NDArray[Any]:
-        items, dtype = matrix.shape[1], np.float64 if matrix.shape[1] <= 8192 else np.float32
-        try:
-            gramian = np.zeros((items, items), dtype)
-        except MemoryError:
-            size = items * items * np.dtype(dtype).itemsize
-            raise MemoryError(f"EASE: {items} items need a dense matrix of {size:,} bytes") from None
+        """Return P, by the smaller of two inverses."""
+        users, items = matrix.shape
+        if 4 * users > 3 * items:  # about where what the other way holds beside P no longer pays
+            return self._inverse_of_gramian(matrix)
+        # Woodbury's identity: P = (I - X^T (X X^T + regularization I)^-1 X) / regularization.
+        columns = matrix.T.tocsr()
+        among_users = self._inverse_of_gramian(columns)
+        columns = columns.astype(among_users.dtype)
+        half = columns @ among_users
+        del among_users
+        inverse = self._empty(items, _dtype(items))
+        for start in range(0, items, _PIVOT_ROWS):
+            block = (columns @ half[start : start + _PIVOT_ROWS].T).T
+            np.divide(block, -self.regularization, out=block)
+            inverse[start : start + len(block)] = block
+        inverse.flat[:: items + 1] += 1 / self.regularization
+        return inverse
+
+    def _inverse_of_gramian(self, matrix: Any) -> npt.NDArray[Any]:
+        """Return the inverse of X^T X + regularization I."""
+        size, dtype = matrix.shape[1], _dtype(matrix.shape[1])
+        gramian = self._empty(size, dtype)
         columns = matrix.T.tocsr().astype(dtype)
         rows = matrix.astype(dtype)
-        step = max(1, _BLOCK_ENTRIES // max(items, 1))
-        for start in range(0, items, step):
+        step = max(1, _BLOCK_ENTRIES // max(size, 1))
+        for start in range(0, size, step):
             gramian[start : start + step] = (columns[start : start + step] @ rows).toarray()
-        gramian.flat[:: items + 1] += self.regularization
+        gramian.flat[:: size + 1] += self.regularization
         _invert(gramian)
         return gramian
+
+    def _empty(self, size: int, dtype: Any) -> npt.NDArray[Any]:
+        try:
+            return np.empty((size, size), dtype)
+        except MemoryError:
+            held = size * size * np.dtype(dtype).itemsize
+            raise MemoryError(f"EASE: {size} items need a dense matrix of {held:,} bytes") from None
+
+
+def _dtype(size: int) -> Any:
+    return np.float64 if size <= 8192 else np.float32
 
 
 def _invert(matrix: npt.NDArray[Any]) -> None:

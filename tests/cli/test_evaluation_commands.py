@@ -10,7 +10,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from salience import ALS, Interactions, Popularity, cli, datasets
+from salience import ALS, EASE, HybridScorer, Interactions, ItemKNN, Popularity, cli, datasets
 from salience.evaluation import Report, compare, evaluate, splits
 
 
@@ -93,6 +93,35 @@ def test_saved_models_and_lists_of_other_systems(folder, tmp_path):
         assert saved[metric]["value"] == pytest.approx(other[metric]["value"], abs=1e-12)
 
 
+def test_every_kind_of_model_is_fitted_and_loaded(folder, tmp_path):
+    train = Interactions.read(folder / "train.csv")
+    specs = {"itemknn:neighbors=9": ItemKNN(9), "ease:regularization=30": EASE(30.0),
+             "hybrid:factors=4,epochs=2": HybridScorer([ALS(4, epochs=2), ItemKNN(100, weighting="degree"),
+                                                        Popularity()])}  # fmt: skip
+    options = ("--test", folder / "test.csv", "--metrics", "ndcg@10", "--format", "json")
+    for n, (spec, model) in enumerate(specs.items()):
+        model.fit(train).save(tmp_path / f"model{n}.safetensors")
+        text = run("evaluate", folder / "train.csv", "--model", f"made={spec}", "--model",
+                   f"saved={tmp_path / f'model{n}.safetensors'}", *options)  # fmt: skip
+        values = [report["metrics"]["ndcg@10"]["value"] for report in json.loads(text)["reports"].values()]
+        assert values[0] == pytest.approx(values[1], abs=1e-6)
+        assert values[0] > 0
+
+
+def test_users_may_be_held_out(folder, tmp_path):
+    data = Interactions.read(folder / "ratings.csv")
+    split = splits.held_out_users(data)
+    model = ItemKNN(9).fit(split.train)
+    expected = evaluate(model, split.train, split.test, metrics=["ndcg@10"], fold_in=split.fold_in).values["ndcg@10"]
+    options = ("--split", "users", "--model", "itemknn:neighbors=9", "--metrics", "ndcg@10")
+    held = json.loads(run("evaluate", folder / "ratings.csv", *options, "--format", "json"))
+    assert held["reports"]["itemknn:neighbors=9"]["metrics"]["ndcg@10"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert f"{len(split.fold_in):,} to tell the tested users by" in held["split"]
+    run("report", "--data", folder / "ratings.csv", "--split", "users", "--model", "als", "--model", "hybrid",
+        "--factors", 4, "--output", tmp_path / "r.html")  # fmt: skip
+    assert 'id="attention-hybrid"' in (tmp_path / "r.html").read_text()
+
+
 def test_sampled_metrics_come_on_request_and_with_a_warning(folder):
     plain = CliRunner().invoke(cli.cli, ["evaluate", str(folder / "ratings.csv"), "--factors", "4"])
     assert "sampled" not in plain.output
@@ -171,6 +200,8 @@ def test_a_report_of_saved_results(saved, tmp_path):
             ["evaluate", "{ratings}", "--model", "als:factors"],
             "model: 'factors' in 'als:factors'; expected parameter=value",
         ),
+        (["evaluate", "{ratings}", "--model", "itemknn:neighbors=0"], "model: 'itemknn:neighbors=0': neighbors: 0"),
+        (["evaluate", "{train}", "--test", "{test}", "--model", "{model}"], "is damaged or no model of salience"),
         (["evaluate", "{ratings}", "--model", "svd"], "model: 'svd'; expected als, popularity"),
         (["evaluate", "{ratings}", "--model", "als", "--model", "als"], "model: 'als' twice"),
         (["evaluate", "{ratings}", "--metrics", "ndgc@10"], "metrics: 'ndgc@10'"),
@@ -189,7 +220,12 @@ def test_a_report_of_saved_results(saved, tmp_path):
     ],
 )
 def test_errors_name_the_argument(folder, arguments, words, capsys):
-    paths = {"ratings": folder / "ratings.csv", "train": folder / "train.csv", "model": folder / "model.safetensors"}
+    paths = {
+        "ratings": folder / "ratings.csv",
+        "train": folder / "train.csv",
+        "test": folder / "test.csv",
+        "model": folder / "model.safetensors",
+    }
     paths["model"].touch()
     assert words in fails(capsys, *(argument.format(**paths) for argument in arguments))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from browser import browse
-from salience import ALS, Popularity, datasets
+from salience import ALS, HybridScorer, ItemKNN, Popularity, datasets
 from salience.evaluation import Report, evaluate, evaluate_lists, splits
 from salience.evaluation.document import write_html
 from salience.evaluation.document.drawing import draw
@@ -272,3 +272,57 @@ def test_figures_do_not_share_identifiers():
     assert not ids[0] & ids[1]
     assert not re.findall(r"#[12]0000\d", first + second)
     assert first == draw("one", (3, 2), lambda f: f.subplots().plot([1, 2]))
+
+
+# What example users are shown
+
+
+@pytest.mark.parametrize("kind", ["neighbours", "hybrid"])
+def test_reasons_are_past_items_with_what_they_add(kind, tmp_path):
+    """A hybrid's contributions are of components: the past items' own are what belongs beside them."""
+    catalogue = datasets.synthetic(150, 80)
+    split = splits.random(catalogue.interactions)
+    model = ItemKNN(20) if kind == "neighbours" else HybridScorer([ALS(4, epochs=2), ItemKNN(20)])
+    model.fit(split.train)
+    report = evaluate(model, split.train, split.test, metrics=["ndcg@10"])
+    user = split.train.users[3]
+    titles = {item: f"T{item}" for item in split.train.items.tolist()}
+    write_html(tmp_path / "r.html", {"m": report}, models={"m": model}, train=split.train, titles=titles, users=[user])
+    shown = re.findall(r"(T\d+) \(([+-]\d+\.\d+)\)", re.sub(r"\s+", " ", (tmp_path / "r.html").read_text()))
+    expected = []
+    for item in model.recommend([user], 10).ids[0].tolist():
+        reason = model.explain(user, item)
+        past, added = reason if kind == "neighbours" else (reason.items, reason.item_contributions.sum(axis=1))
+        expected += [
+            (f"T{a}", f"{b:+.3f}") for a, b in zip(past[:2].tolist(), added[:2].tolist(), strict=True) if b > 0
+        ]
+    assert shown == expected != []
+
+
+def test_users_who_were_not_trained_on_are_shown_as_they_were_measured(tmp_path):
+    catalogue = datasets.synthetic(150, 80)
+    split = splits.held_out_users(catalogue.interactions)
+    models = {"als": ALS(4).fit(split.train), "mixed": HybridScorer([ALS(4, epochs=2), ItemKNN(20)]).fit(split.train)}
+    reports = {
+        name: evaluate(
+            model, split.train, split.test, metrics=["ndcg@5", "ndcg@10"], fold_in=split.fold_in, keep_lists=True
+        )
+        for name, model in models.items()
+    }
+    titles = {item: f"T{item}" for item in split.train.items.tolist()}
+    user = split.test.users[int(split.test.rows[0])]
+    options = {"models": models, "train": split.train, "fold_in": split.fold_in, "titles": titles, "users": [user]}
+    write_html(tmp_path / "r.html", reports, **options)
+    text = re.sub(r"\s+", " ", (tmp_path / "r.html").read_text())
+    row = int(np.flatnonzero(reports["als"].users["ndcg@10"] == user)[0])
+    for report in reports.values():
+        for item in report.lists[row, :10].tolist():
+            assert f"T{item}" in text
+    past = split.fold_in.matrix[[int(split.test.rows[0])]]
+    assert f"had {past.nnz} items" in text
+    assert 'id="attention-mixed"' in text
+    assert "mixed: collaborative" in text
+    bare = {name: evaluate(model, split.train, split.test, metrics=["ndcg@10"], fold_in=split.fold_in)
+            for name, model in models.items()}  # fmt: skip
+    with pytest.raises(ValueError, match="expected reports made with keep_lists=True"):
+        write_html(tmp_path / "r.html", bare, **options)

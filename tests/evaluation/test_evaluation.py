@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import evaluation_oracle as oracle
-from salience import ALS, Interactions, Popularity
+from salience import ALS, EASE, Content, HybridScorer, Interactions, ItemKNN, Popularity
 from salience.datasets import load_gowalla
 from salience.evaluation import (
     BlockScores,
@@ -153,6 +153,103 @@ def test_fold_in_evaluates_strangers():
     assert report.values["auc"] == by_hand.values["auc"]
     assert report.cold_users == 0
     assert report.history["auc"].tolist() == np.diff(split.fold_in.matrix.indptr)[rows].tolist()
+
+
+FOLDING = {
+    "implicit": lambda: ALS(8, epochs=4),
+    "explicit": lambda: ALS(6, feedback="explicit", epochs=4),
+    "neighbours": lambda: ItemKNN(9),
+    "linear": lambda: EASE(20.0),
+    "popular": Popularity,
+    "hybrid": lambda: HybridScorer([ALS(4, epochs=2), ItemKNN(9)]),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDING)
+def test_a_training_history_folded_in_is_the_user(kind, part):
+    """Whatever a model folds in, the history that it was trained on has to give what training gave."""
+    model = FOLDING[kind]().fit(part.train)
+    names = ["recall@5", "ndcg@5", "coverage@5", *(["rmse", "mae"] if kind in ("explicit", "hybrid") else [])]
+    known = evaluate(model, part.train, part.test, metrics=names)
+    folded = evaluate(model, part.train, part.test, metrics=names, fold_in=part.train, batch=7)
+    assert folded.values == pytest.approx(known.values, abs=1e-3 if kind == "explicit" else 1e-6)
+    assert known.values["recall@5"] > 0
+
+
+@pytest.mark.parametrize("kind", FOLDING)
+def test_every_model_that_can_fold_in_is_served(kind):
+    """Strangers are ranked by their own history: another one gives other figures, except of popularity."""
+    split = splits.held_out_users(data(), seed=2)
+    model = FOLDING[kind]().fit(split.train)
+    report = evaluate(model, split.train, split.test, fold_in=split.fold_in, metrics=["recall@5"], keep_lists=True)
+    rows = np.flatnonzero(np.diff(split.test.matrix.indptr))
+    for user, names in zip(rows, report.lists, strict=True):
+        seen = split.fold_in.items[split.fold_in.matrix[[user]].indices]
+        assert not set(names.tolist()) & set(seen.tolist())
+    places = np.arange(80)
+    places[rows] = np.roll(rows, 1)
+    shown = split.fold_in
+    other = Interactions(sp.csr_matrix(shown.matrix[places]), shown.user_map, shown.item_map, None)
+    report_of_others = evaluate(
+        model, split.train, split.test, fold_in=other, metrics=["recall@5"], exclude_seen=False, allow_overlap=True
+    )
+    report = evaluate(model, split.train, split.test, fold_in=split.fold_in, metrics=["recall@5"], exclude_seen=False)
+    assert (report.per_user["recall@5"] == report_of_others.per_user["recall@5"]).all() == (kind == "popular")
+
+
+def test_ratings_of_strangers_are_predicted_from_their_history():
+    split = splits.held_out_users(data(), seed=2)
+    model = ALS(6, feedback="explicit", epochs=4).fit(split.train)
+    report = evaluate(model, split.train, split.test, fold_in=split.fold_in, metrics=["mae"])
+    users = model.fold_in(split.fold_in.matrix)
+    test = split.test
+    u, i = users[test.rows], model._items[test.matrix.indices]
+    predicted = model.mean_ + (u[:, :-1] * i[:, :-1]).sum(axis=1) + u[:, -1] + i[:, -1]
+    assert report.values["mae"] == pytest.approx(np.abs(predicted - test.matrix.data).mean(), abs=1e-5)
+
+
+def test_histories_reach_a_model_with_more_items():
+    """Items that only the content knows are on the model's axis, after those of the interactions."""
+    split = splits.held_out_users(data(), seed=2)
+    features = np.random.default_rng(0).random((52, 6))
+    items = np.concatenate([[991], split.train.items, [992]])
+    model = HybridScorer([Content(features, items=items), ItemKNN(9)]).fit(split.train)
+    assert len(model.item_map) == 52
+    report = evaluate(model, split.train, split.test, fold_in=split.fold_in, metrics=["recall@5"], keep_lists=True)
+    user = int(np.flatnonzero(np.diff(split.test.matrix.indptr))[0])
+    history = split.fold_in.matrix[[user]].copy()
+    history.resize((1, 52))
+    best = model.recommend(split.fold_in.users[[user]], 5, interactions=history).ids[0]
+    known = np.isin(best, split.test.items)
+    assert report.lists[0][known].tolist() == best[known].tolist()
+
+
+class ByHistory:
+    """Somebody's own model, which takes histories."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def recommend(self, users, k, *, exclude_seen=True, interactions=None):  # noqa: ARG002 - as evaluate calls it
+        scores = interactions.toarray() @ self.scores
+        scores[interactions.toarray() > 0] = -np.inf
+        rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return SimpleNamespace(rows=rows, ids=rows * 2)
+
+
+def test_own_models_are_given_histories():
+    split = splits.held_out_users(data(), seed=2)
+    weights = ItemKNN(9).fit(split.train).similarity_.toarray().T
+    dense = SimpleNamespace(score_histories=lambda histories: (histories @ weights).astype(np.float32))
+    expected = evaluate(ItemKNN(9).fit(split.train), split.train, split.test, fold_in=split.fold_in, metrics=["ndcg@5"])
+    for model in (dense, ByHistory(weights)):
+        report = evaluate(model, split.train, split.test, fold_in=split.fold_in, metrics=["ndcg@5"])
+        assert report.values["ndcg@5"] == pytest.approx(expected.values["ndcg@5"], abs=0.02)
+    with pytest.raises(TypeError, match=r"without score\(\) for histories"):
+        evaluate(ByHistory(weights), split.train, split.test, fold_in=split.fold_in, metrics=["rmse"])
+    only = SimpleNamespace(fold_in=lambda histories: None)
+    with pytest.raises(TypeError, match="without item_factors_"):
+        evaluate(only, split.train, split.test, fold_in=split.fold_in, metrics=["recall@5"])
 
 
 def test_ties_that_decide_are_counted(part):
@@ -384,7 +481,10 @@ def test_wrong_arguments(call, words, part):
         (lambda m, p: evaluate(Recommending(m), p.train, p.test, metrics=["auc"]), "only recommends"),
         (lambda m, p: evaluate(Recommending(m), p.train, p.test, metrics=["rmse"]), "without score"),
         (lambda m, p: evaluate(m, p.train, p.test, progress=3), "progress: 3"),
-        (lambda m, p: evaluate(m, p.train, p.test, fold_in=p.train.select(p.train.rows < 0)), "without fold_in"),
+        (
+            lambda m, p: evaluate(Recommending(m), p.train, p.test, fold_in=p.train),
+            "ranks only for users that it was fitted on",
+        ),
         (lambda m, p: evaluate(BlockScores(3), p.train, p.test), "expected a callable"),
         (lambda m, p: evaluate(m, p.train, [1, 2]), "expected Interactions"),
     ],

@@ -2,7 +2,8 @@
 
 ``pip install '.[peers]'`` brings the libraries (some hold NumPy below 2, so they are no part of ``.[test]``);
 without them these tests are skipped by name. Last run in full with ranx 0.3.21, RecTools 0.19.0, irspack 0.3.1,
-scikit-learn 1.9.1, pytrec_eval-terrier 0.5.11 (trec_eval 9) and implicit 0.7.3, on NumPy 1.26.4 and Python 3.11.
+scikit-learn 1.9.1, pytrec_eval-terrier 0.5.11 (trec_eval 9), implicit 0.7.3 and LensKit 2025.8.1, on NumPy 1.26.4 and
+Python 3.11.
 Definitions in plain Python (test_metrics.py, test_beyond.py) are tested always.
 """
 
@@ -17,8 +18,17 @@ import scipy.sparse as sp
 
 import evaluation_oracle as oracle
 from salience import Interactions
-from salience.evaluation import Lists, evaluate_lists, list_ranks, rating_metrics, read_run, score_ranks
+from salience.evaluation import (
+    Lists,
+    evaluate_lists,
+    list_ranks,
+    parse_metric,
+    rating_metrics,
+    read_run,
+    score_ranks,
+)
 from salience.evaluation.lists import interactions_of_qrels
+from salience.evaluation.metrics import summarize
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
@@ -318,6 +328,180 @@ def test_rectools_differs_one_item_has_no_diversity(problem):
     theirs = IntraListDiversity(1, distance_calculator=calculator).calc_per_user(reco)
     assert (theirs == 0).all()
     assert np.isnan(Lists(problem.lists, ITEMS, features=np.eye(ITEMS)).metrics(["diversity@1"])["diversity@1"]).all()
+
+
+# LensKit ------------------------------------------------------------------------------------------------------
+
+
+def lenskit_lists(problem, *, lists=None):
+    """Return recommended lists and relevant items (with grades as ratings) as LensKit's collections."""
+    from lenskit.data import ItemList, ItemListCollection
+
+    output = ItemListCollection(["user_id"])
+    truth = ItemListCollection(["user_id"])
+    for user, row in enumerate(problem.lists if lists is None else lists):
+        output.add(ItemList(np.asarray(row), ordered=True), user_id=user)
+    for user, row in enumerate(problem.grades):
+        judged = np.flatnonzero(row)
+        truth.add(ItemList(judged, rating=row[judged]), user_id=user)
+    return output, truth
+
+
+def lenskit_values(metrics, output, truth):
+    """Measure by LensKit's own analysis; a frame with a column a metric, in the order of users."""
+    from lenskit.metrics import RunAnalysis
+
+    analysis = RunAnalysis()
+    for name, metric in metrics.items():
+        analysis.add_metric(metric, name)
+    return analysis.measure(output, truth)
+
+
+@pytest.mark.parametrize("k", [1, 5, SLOTS])
+def test_lenskit(problem, k):
+    metrics = peer("lenskit.metrics")
+    common = metrics.LogRankWeight(offset=1)  # log2(slot + 1)
+    pairs = {
+        f"precision@{k}": metrics.Precision(k),
+        f"recall@{k}:capped": metrics.Recall(k),
+        f"hit_rate@{k}": metrics.Hit(k),
+        f"mrr@{k}": metrics.RecipRank(k),
+        f"map@{k}:returned": metrics.ranking.AveragePrecision(k),
+        f"ndcg@{k}": metrics.NDCG(k, weight=common),
+        f"ndcg@{k}:linear": metrics.NDCG(k, weight=common, gain="rating"),
+        f"rbp@{k}:0.85": metrics.RBP(k),
+    }
+    theirs = lenskit_values(pairs, *lenskit_lists(problem)).list_metrics()
+    ours = problem.ours(list(pairs))
+    for name in pairs:
+        agree(ours[name], theirs[name].to_numpy())
+
+
+def test_lenskit_on_whole_lists(problem):
+    """Without a cut-off, LensKit's recall is over all relevant items, as ours is at the length of the list."""
+    metrics = peer("lenskit.metrics")
+    pairs = {
+        f"recall@{SLOTS}": metrics.Recall(),
+        "mrr": metrics.RecipRank(),
+        "rbp": metrics.RBP(patience=0.8),
+        "ndcg": metrics.NDCG(weight=metrics.LogRankWeight(offset=1)),
+    }
+    theirs = lenskit_values(pairs, *lenskit_lists(problem)).list_metrics()
+    ours = problem.ours(list(pairs))
+    for name in pairs:
+        agree(ours[name], theirs[name].to_numpy())
+
+
+def test_lenskit_gini_of_all_items(problem):
+    metrics = peer("lenskit.metrics")
+    theirs = lenskit_values({"gini": metrics.ListGini(5, items=ITEMS)}, *lenskit_lists(problem)).global_metrics()
+    agree(Lists(problem.lists, ITEMS).metrics(["gini@5"])["gini@5"], theirs["gini"])
+
+
+def test_lenskit_ratings():
+    """Its aggregate is ours over all pairs, the means of its lists ours over users; it keeps scores in float32.
+
+    What ``RunAnalysis`` calls the global RMSE is the mean over lists all the same (2025.8): ``rmse:user`` here.
+    """
+    metrics = peer("lenskit.metrics")
+    from lenskit.data import ItemList, ItemListCollection
+
+    random = np.random.default_rng(0)
+    users = np.sort(random.integers(0, 9, 60))
+    predicted, actual = random.normal(size=(2, 60)).astype(np.float32).astype(np.float64)
+    output, truth = ItemListCollection(["user_id"]), ItemListCollection(["user_id"])
+    for user in np.unique(users):
+        items = np.flatnonzero(users == user)
+        output.add(ItemList(items, scores=predicted[items]), user_id=int(user))
+        truth.add(ItemList(items, rating=actual[items]), user_id=int(user))
+    rows = np.unique(users, return_inverse=True)[1]
+    names = [parse_metric(name) for name in ("rmse", "mae", "rmse:user", "mae:user")]
+    values = rating_metrics(predicted, actual, rows, names)
+    ours = {metric.name: summarize(metric, values[metric.name], np.bincount(rows))[0] for metric in names}
+    measured = lenskit_values({"rmse": metrics.RMSE(), "mae": metrics.MAE()}, output, truth)
+    for name, metric in (("rmse", metrics.RMSE()), ("mae", metrics.MAE())):
+        parts = [metric.compute_list_data(found, truth.lookup(key)) for key, found in output]
+        agree(ours[name], metric.global_aggregate(parts))
+        agree(ours[f"{name}:user"], measured.list_summary().loc[name, "mean"])
+    if version("lenskit").startswith("2025."):
+        agree(ours["rmse:user"], measured.global_metrics()["rmse"])
+    assert abs(ours["rmse"] - ours["rmse:user"]) > 0.01
+
+
+def test_lenskit_differs_the_first_two_slots_of_its_ndcg_weigh_the_same(problem):
+    """LensKit's discount is log2(max(slot, 2)), that of 2002's paper; ours and most others' is log2(slot + 1)."""
+    metrics = peer("lenskit.metrics")
+    theirs = lenskit_values({"ndcg": metrics.NDCG(5)}, *lenskit_lists(problem)).list_metrics()["ndcg"]
+    assert np.abs(problem.ours(["ndcg@5"])["ndcg@5"] - theirs.to_numpy()).max() > 0.05
+    first, second = ([0, 1, 2, 3, 4], [1, 0, 2, 3, 4])
+    one = sp.csr_matrix(([1.0], ([0], [0])), shape=(1, ITEMS), dtype=np.float32)
+    from lenskit.data import ItemList
+
+    truth = ItemList(np.array([0]))
+    told = [metrics.NDCG(5).measure_list(ItemList(np.array(row), ordered=True), truth) for row in (first, second)]
+    assert told == [1.0, 1.0]
+    ours = [list_ranks(np.array([row]), one).metrics(["ndcg@5"])["ndcg@5"][0] for row in (first, second)]
+    assert ours == pytest.approx([1.0, 1 / np.log2(3)])
+
+
+def test_lenskit_differs_a_cutoff_caps_its_recall(problem):
+    """LensKit's Recall(k) divides by min(k, |R|), and so is above ours, over |R|, for users with more than k."""
+    metrics = peer("lenskit.metrics")
+    theirs = lenskit_values({"recall": metrics.Recall(5)}, *lenskit_lists(problem)).list_metrics()["recall"].to_numpy()
+    ours = problem.ours(["recall@5"])["recall@5"]
+    many = np.diff(problem.relevant.indptr) > 5
+    agree(ours[~many], theirs[~many])
+    assert (theirs[many] >= ours[many]).all()
+    assert (theirs[many] > ours[many]).any()
+
+
+def test_lenskit_differs_a_short_list_is_measured_by_its_length(problem):
+    """LensKit divides precision and average precision by what the list holds; ours, if not told, by the cut-off."""
+    metrics = peer("lenskit.metrics")
+    short = [row[: 1 + user % 4] for user, row in enumerate(problem.lists)]
+    padded = np.array([[*row, *[-1] * (SLOTS - len(row))] for row in short])
+    pairs = {"precision@5:returned": metrics.Precision(5), "map@5:returned": metrics.ranking.AveragePrecision(5)}
+    theirs = lenskit_values(pairs, *lenskit_lists(problem, lists=short)).list_metrics()
+    ours = list_ranks(padded, problem.relevant).metrics([*pairs, "precision@5", "map@5"])
+    for name in pairs:
+        agree(ours[name], theirs[name].to_numpy())
+    assert (ours["precision@5"] <= theirs["precision@5:returned"].to_numpy()).all()
+    assert (ours["map@5"] < theirs["map@5:returned"].to_numpy()).any()
+
+
+def test_lenskit_differs_it_measures_the_lists_there_are(problem):
+    """LensKit averages over the users with a list, ours over the users with something relevant.
+
+    A user whom the model left out raises LensKit's mean, and counts 0 in ours; a user without relevant items counts
+    0 in LensKit's, and is left out and counted aside by ours.
+    """
+    metrics = peer("lenskit.metrics")
+    from lenskit.data import ItemListCollection
+
+    output, truth = lenskit_lists(problem)
+    hits = problem.ours(["hit_rate@5"])["hit_rate@5"]
+    left_out = int(np.flatnonzero(hits == 0)[0])
+    fewer, judged = ItemListCollection(["user_id"]), ItemListCollection(["user_id"])
+    for key, found in output:
+        if key.user_id != left_out:
+            fewer.add(found, user_id=key.user_id)
+    for key, found in truth:
+        if key.user_id != USERS - 1:
+            judged.add(found, user_id=key.user_id)
+    missing = lenskit_values({"hit": metrics.Hit(5)}, fewer, truth).list_summary().loc["hit", "mean"]
+    agree(missing, np.delete(hits, left_out).mean())
+    unjudged = lenskit_values({"hit": metrics.Hit(5)}, output, judged).list_summary().loc["hit", "mean"]
+    agree(unjudged, hits[:-1].sum() / USERS)
+
+    lists = {user: problem.lists[user].tolist() for user in range(USERS)}
+    items = {user: dict.fromkeys(np.flatnonzero(row).tolist(), 1) for user, row in enumerate(problem.grades)}
+    ours = evaluate_lists({u: row for u, row in lists.items() if u != left_out}, items, metrics=["hit_rate@5"])
+    agree(ours.values["hit_rate@5"], hits.mean())
+    assert ours.cold_users == 1
+    del items[USERS - 1]
+    ours = evaluate_lists(lists, items, metrics=["hit_rate@5"])
+    agree(ours.values["hit_rate@5"], hits[:-1].mean())
+    assert ours.unknown_users == 1
 
 
 # irspack ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
+from salience import _storage
 from salience._terminal import (
     data_options,
     errors,
@@ -31,8 +32,12 @@ from salience.als import ALS
 from salience.evaluation import Report, compare, evaluate, evaluate_lists, parse_metric, read_run, splits
 from salience.evaluation.document import write_html
 from salience.evaluation.splits import Split
+from salience.hybrid import HybridScorer
 from salience.interactions import Interactions
 from salience.models import Popularity
+from salience.neighbors import EASE, ItemKNN
+from salience.privacy import PrivateALS
+from salience.second_stage import HistoryAttention
 
 RATING = ("rmse", "mae")
 RANKING = ("recall@10", "recall@20", "precision@10", "hit_rate@10", "map@10", "mrr@10", "ndcg@10", "ndcg@20")
@@ -40,13 +45,29 @@ _SAMPLED = ("hit_rate@10", "ndcg@10", "mrr@10")
 _RATER = "explicit ALS"
 _REPORT_BASES = ("recall", "ndcg", "precision", "map", "hit_rate", "mrr", "coverage", "novelty")
 _REPORT_CUTOFFS = (5, 10, 20, 50)
-_KINDS: dict[str, Callable[..., Any]] = {"als": ALS, "popularity": Popularity}
+_SAVED: tuple[Any, ...] = (ALS, Popularity, ItemKNN, EASE, HybridScorer, PrivateALS, HistoryAttention)
+
+
+def _hybrid(**parameters: Any) -> HybridScorer:
+    """Mix ALS, neighbourhoods and popularity; settings that are ALS's go to it."""
+    of_als = {name: parameters.pop(name) for name in ("factors", "epochs") if name in parameters}
+    shared = {name: parameters[name] for name in ("threads", "seed") if name in parameters}
+    neighbors = ItemKNN(100, weighting="degree", threads=shared.get("threads"))
+    return HybridScorer([ALS(**of_als, **shared), neighbors, Popularity()], **parameters)
+
+
+_KINDS: dict[str, Callable[..., Any]] = {
+    "als": ALS, "popularity": Popularity, "itemknn": ItemKNN, "ease": EASE, "hybrid": _hybrid,
+}  # fmt: skip
+_WITH_SETTINGS = ("als", "hybrid")  # that --factors, --epochs and --seed are for
 
 split_options = options(
     click.option("--test", "test_path", type=click.Path(path_type=Path),
                  help="A file with the test part; DATA is then all training."),
-    click.option("--split", "kind", type=click.Choice(["temporal", "random", "leave-last"]), default="random",
-                 show_default=True, help="How to divide DATA where no test part is given."),
+    click.option("--split", "kind", type=click.Choice(["temporal", "random", "leave-last", "users"]), default="random",
+                 show_default=True,
+                 help="How to divide DATA where no test part is given; users: learn from some, test on others, who are "
+                      "ranked for by four fifths of their history."),
     click.option("--test-fraction", default=0.2, show_default=True),
 )  # fmt: skip
 
@@ -66,8 +87,9 @@ subject_options = options(
     data_options,
     split_options,
     click.option("--model", "specs", multiple=True,
-                 help="als, popularity, als:factors=128,regularization=5, or the file of a saved ALS model (with "
-                      "--test); NAME=... names it. May be given several times."),
+                 help="als, popularity, itemknn, ease, hybrid (als, itemknn and popularity), with parameters as in "
+                      "als:factors=128,regularization=5; or the file of a saved model (with --test). NAME=... names "
+                      "it. May be given several times."),
     click.option("--run", "runs", multiple=True,
                  help="Lists of another system, a trec run file such as ranx writes (with --test)."),
     model_options,
@@ -197,6 +219,7 @@ def report_command(
         found.reports,
         models=found.models,
         train=None if split is None else split.train,
+        fold_in=None if split is None else split.fold_in,
         titles=None if titles is None else read_titles(titles),
         users=examples,
         title=title,
@@ -231,6 +254,8 @@ class _Given:
             return splits.temporal(interactions, test_fraction=self.test_fraction)
         if self.kind == "leave-last":
             return splits.leave_last(interactions)
+        if self.kind == "users":
+            return splits.held_out_users(interactions, test_fraction=self.test_fraction, seed=self.settings["seed"])
         return splits.random(interactions, test_fraction=self.test_fraction, seed=self.settings["seed"])
 
     def words(self, split: Split) -> str:
@@ -238,6 +263,8 @@ class _Given:
         kind = self.kind if self.test_path is None else "given"
         users, items = split.train.shape
         parts = f"{len(split.train):,} interactions to train on, {len(split.test):,} to test"
+        if split.fold_in is not None:
+            parts += f", {len(split.fold_in):,} to tell the tested users by"
         return f"{users:,} users, {items:,} items; {kind} split: {parts}"
 
 
@@ -289,11 +316,20 @@ def _subject(spec: str, settings: dict[str, Any]) -> Subject:
         raise ValueError(
             f"model: {spec!r}; expected {', '.join(_KINDS)} (als:factors=128,...) or the file of a saved model"
         )
-    return Subject(name if named else path.stem, lambda _: ALS.load(path), finished=True)
+    return Subject(name if named else path.stem, lambda _: _load(path), finished=True)
+
+
+def _load(path: Path) -> Any:
+    """Read a saved model of any kind."""
+    kind = _storage.kind_of(path)
+    for model in _SAVED:
+        if model.__name__ == kind:
+            return model.load(path)
+    raise ValueError(f"model: {path} holds a {kind}; expected one of {', '.join(model.__name__ for model in _SAVED)}")
 
 
 def _make(kind: str, spec: str, text: str, settings: dict[str, Any]) -> Any:
-    parameters = dict(settings) if kind == "als" else {"threads": settings["threads"]}
+    parameters = dict(settings) if kind in _WITH_SETTINGS else {"threads": settings["threads"]}
     for part in filter(None, text.split(",")):
         name, equals, value = part.partition("=")
         if not equals:
@@ -301,7 +337,7 @@ def _make(kind: str, spec: str, text: str, settings: dict[str, Any]) -> Any:
         parameters[name.strip()] = _value(value.strip())
     try:
         return _KINDS[kind](**parameters)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"model: {spec!r}: {error}") from None
 
 
@@ -316,17 +352,23 @@ def _run(path: str) -> Subject:
     return Subject(Path(path).stem, lambda _: None, read_run(path), finished=True)
 
 
-def _measure(found: Evaluated, subject: Subject, split: Split, metrics: Sequence[str], threads: int | None) -> None:
+def _measure(
+    found: Evaluated, subject: Subject, split: Split, metrics: Sequence[str], threads: int | None, *,
+    keep_lists: bool = False,
+) -> None:  # fmt: skip
     if subject.lists is not None:
         lists = _with_ids_of(subject.lists, split.test)
         found.reports[subject.name] = evaluate_lists(
-            lists, split.test, metrics=metrics, train=split.train, threads=threads
+            lists, split.test, metrics=metrics, train=split.train, keep_lists=keep_lists, threads=threads
         )
         return
     with progress_bar(f"Fitting {subject.name}"):
         model = subject.make(split.train)
     with progress_bar(f"Evaluating {subject.name}") as update:
-        report = evaluate(model, split.train, split.test, metrics=metrics, threads=threads, progress=update)
+        report = evaluate(
+            model, split.train, split.test, metrics=metrics, fold_in=split.fold_in, keep_lists=keep_lists,
+            threads=threads, progress=update,
+        )  # fmt: skip
     found.reports[subject.name], found.models[subject.name] = report, model
 
 
@@ -365,7 +407,8 @@ def _gather(
     split = given.split(data)
     metrics = within(usual, split.test.shape[1]) if wanted is None else wanted
     for subject in subjects:
-        _measure(found, subject, split, metrics, given.settings["threads"])
+        # Only of users who were not trained on, a report cannot ask the model for lists again.
+        _measure(found, subject, split, metrics, given.settings["threads"], keep_lists=split.fold_in is not None)
     return found, split
 
 
@@ -378,7 +421,13 @@ def _measure_sampled(found: Evaluated, split: Split, negatives: int, settings: M
         for name, model in found.models.items():
             if name != _RATER:
                 reports[f"{name}, among {negatives} sampled candidates"] = evaluate(
-                    model, split.train, split.test, metrics=metrics, sampled=negatives, seed=settings["seed"]
+                    model,
+                    split.train,
+                    split.test,
+                    metrics=metrics,
+                    fold_in=split.fold_in,
+                    sampled=negatives,
+                    seed=settings["seed"],
                 )
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         errors.print(f"[yellow]warning:[/yellow] {message}", highlight=False)

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from salience._arrays import describe, thread_count, whole
-from salience.evaluation import _checks, lists, ranks, sources
+from salience.evaluation import _checks, folding, lists, ranks, sources
 from salience.evaluation.beyond import Lists, as_features, check_given
+from salience.evaluation.folding import Folded
 from salience.evaluation.metrics import (
     FloatArray,
     IntArray,
@@ -22,7 +23,7 @@ from salience.evaluation.metrics import (
 )
 from salience.evaluation.ranks import Ranks
 from salience.evaluation.report import HeldOut, Report, make_report
-from salience.evaluation.sources import Source, known_ids
+from salience.evaluation.sources import BlockScores, Factors, Source, known_ids
 from salience.interactions import Interactions, as_interactions
 
 Progress = Callable[[int, int], None]
@@ -80,8 +81,12 @@ def evaluate(
         Accept pairs that are in both train and test. With ``exclude_seen`` they can never be
         recommended, and still count as relevant.
     fold_in : Interactions or scipy sparse matrix, optional
-        History of the test users that was not trained on, with the axes of ``train``: the model's
-        ``fold_in(csr)`` makes user factors of it, to go with ``item_factors_``. It is what users have seen.
+        History of the test users that was not trained on, with the axes of ``train``; rankings and scores are made
+        from it, and it is what users have seen. The model needs ``score_histories(csr)`` (ItemKNN, EASE),
+        ``fold_in(csr)`` with ``item_factors_`` (ALS of either feedback, PrivateALS, Popularity), or
+        ``recommend(users, k, *, exclude_seen, interactions=csr)`` and, for ratings, ``score(users, items, *,
+        interactions=csr)`` with a row a pair (HybridScorer). Those of :class:`Factors` and :class:`BlockScores` are
+        taken to be made from it.
     item_features : array or sparse matrix of shape (items, d), optional
         For ``diversity`` and, as weights of categories, ``calibration``.
     keep_lists : bool
@@ -130,21 +135,20 @@ def evaluate(
     rating = [metric for metric in parsed if metric.kind == "rating"]
     _check_progress(progress)
     _check_parts(*data, folded, allow_overlap=allow_overlap or not exclude_seen)
-    source = sources.choose(
-        model,
-        *data,
-        fold_in=folded,
-        exclude_seen=exclude_seen,
-        batch=whole(batch, argument="batch", least=1),
-        threads=threads,
-    )
+    asking: dict[str, Any] = {"exclude_seen": exclude_seen, "threads": threads}
+    asking["batch"] = whole(batch, argument="batch", least=1)
+    if folded is None or isinstance(model, (Factors, BlockScores)):
+        strangers = None
+        source = sources.choose(model, *data, fold_in=folded, **asking)
+    else:
+        source = strangers = folding.choose(model, data[1], folded, **asking)
     if sampled is not None:
         _check_sampled(ranking, whole(sampled, argument="sampled", least=1))
-    _check_model(model, source, ranking, rating, everything=sampled is not None)
+    _check_model(model, source, strangers, ranking, rating, everything=sampled is not None)
     check_given(parsed, counts=data[0], history=data[0], relevant=data[1], features=item_features)
     features = None if item_features is None else as_features(item_features, data[1].shape[1])
 
-    task = _Task(model, *data, folded, _Meter(progress, *_work(data[1], ranking, rating)))
+    task = _Task(model, *data, folded, strangers, _Meter(progress, *_work(data[1], ranking, rating)))
     reports = []
     if ranking:
         assert source is not None
@@ -364,6 +368,7 @@ class _Task:
     train: Interactions
     test: Interactions
     fold_in: Interactions | None
+    strangers: Folded | None
     meter: _Meter
 
     def rank(
@@ -430,16 +435,22 @@ class _Task:
 
     def _scores(self) -> FloatArray:
         """Score every test pair; NaN where the model cannot."""
-        users = self.test.user_map.ids_of(self.test.rows)
-        items = self.test.item_map.ids_of(self.test.matrix.indices)
-        known = known_ids(self.model, "user_map", users) & known_ids(self.model, "item_map", items)
-        scores = np.full(len(self.test), np.nan)
+        ask = self._score_pairs if self.strangers is None else self.strangers.score_pairs
+        scores = np.empty(len(self.test))
         for start in range(0, len(self.test), _PAIRS_A_CALL):
-            pairs = np.arange(start, min(start + _PAIRS_A_CALL, len(self.test)))
-            asked = pairs[known[pairs]]
-            if asked.size:
-                scores[asked] = _score(self.model, users[asked], items[asked])
-            self.meter.advance(pairs.size)
+            part = slice(start, min(start + _PAIRS_A_CALL, len(self.test)))
+            rows, items = self.test.rows[part], self.test.matrix.indices[part].astype(np.int64)
+            scores[part] = _checked_scores(ask(rows, items), rows.shape)
+            self.meter.advance(rows.size)
+        return scores
+
+    def _score_pairs(self, rows: IntArray, items: IntArray) -> FloatArray:
+        users, names = self.test.user_map.ids_of(rows), self.test.item_map.ids_of(items)
+        asked = known_ids(self.model, "user_map", users) & known_ids(self.model, "item_map", names)
+        scores = np.full(rows.size, np.nan)
+        if asked.any():
+            found = self.model.score(users[asked], names[asked])
+            scores[asked] = _checked_scores(found, (int(asked.sum()),))
         return scores
 
     def _history(self, rows: IntArray) -> IntArray:
@@ -449,10 +460,10 @@ class _Task:
         return int(np.count_nonzero(~((self._history(rows) > 0) & known)))
 
 
-def _score(model: Any, users: npt.NDArray[Any], items: npt.NDArray[Any]) -> FloatArray:
-    scores = np.asarray(model.score(users, items), dtype=np.float64)
-    if scores.shape != users.shape:
-        raise ValueError(f"model: score() gave shape {scores.shape}; expected {users.shape}, one for every pair")
+def _checked_scores(found: Any, shape: tuple[int, ...]) -> FloatArray:
+    scores = np.asarray(found, dtype=np.float64)
+    if scores.shape != shape:
+        raise ValueError(f"model: score() gave shape {scores.shape}; expected {shape}, one for every pair")
     infinite = int(np.count_nonzero(np.isinf(scores)))
     if infinite:
         raise ValueError(
@@ -494,7 +505,13 @@ def _check_sampled(ranking: Sequence[Metric], sampled: int) -> None:
 
 
 def _check_model(
-    model: Any, source: Source | None, ranking: Sequence[Metric], rating: Sequence[Metric], *, everything: bool
+    model: Any,
+    source: Source | None,
+    strangers: Folded | None,
+    ranking: Sequence[Metric],
+    rating: Sequence[Metric],
+    *,
+    everything: bool,
 ) -> None:
     if ranking and source is None:
         raise TypeError(
@@ -507,7 +524,7 @@ def _check_model(
                 f"model: {describe(model)}, which only recommends; expected a VectorModel on the items of test, "
                 f"Factors or BlockScores for {metric.name!r}"
             )
-    if rating and not callable(getattr(model, "score", None)):
+    if rating and strangers is None and not callable(getattr(model, "score", None)):
         raise TypeError(
             f"model: {describe(model)} without score(); expected score(users, items) for {rating[0].name!r}"
         )

@@ -158,11 +158,17 @@ class ModelSource:
         """See :class:`Source`."""
         return known_ids(self.model, "user_map", self.test.user_map.ids_of(rows))
 
+    def options(self, rows: IntArray) -> dict[str, Any]:
+        """Return what else to give ``recommend``."""
+        del rows
+        return {}
+
     def rank(self, rows: IntArray, held_out: Any, depth: int | None, k: int) -> tuple[Ranks, IntArray | None]:
         """See :class:`Source`."""
         # More than all items cannot be had.
         wanted = min(max(depth or 0, k), max(self.test.shape[1], len(getattr(self.model, "item_map", ()))))
-        answer = self.model.recommend(self.test.user_map.ids_of(rows), wanted, exclude_seen=self.exclude_seen)
+        ids = self.test.user_map.ids_of(rows)
+        answer = self.model.recommend(ids, wanted, exclude_seen=self.exclude_seen, **self.options(rows))
         found, ids = np.asarray(answer.rows), np.asarray(answer.ids)
         for name, array in (("rows", found), ("ids", ids)):
             if array.shape != (rows.size, wanted):
@@ -233,8 +239,6 @@ def choose(
             raise TypeError(f"model: BlockScores of {describe(model.score)}; expected a callable")
         few = max(1, min(batch, (1 << 24) // max(test.shape[1], 1)))
         return ScoreSource(model.score, seen, threads, few)
-    if fold_in is not None:
-        return _folding(model, fold_in, seen, threads, many)
     # A model that ranks by inner products or blocks of scores, and by nothing else, needs no lists in between.
     if hasattr(model, "_seen") and _checks.same_ids(model.item_map, test.item_map):
         if _ranks_as(model, VectorModel):
@@ -277,28 +281,6 @@ def _block_source(model: BlockModel, test: Interactions, *, exclude_seen: bool, 
 
 def _own_rows(model: RankingModel, test: Interactions) -> Callable[[IntArray], IntArray]:
     return lambda rows: model.user_map.find(test.user_map.ids_of(rows), argument="test: user ids")
-
-
-def _folding(
-    model: Any, fold_in: Interactions, seen: Callable[[IntArray], Any], threads: int | None, batch: int
-) -> FactorSource:
-    if not callable(getattr(model, "fold_in", None)) or not hasattr(model, "item_factors_"):
-        raise TypeError(
-            f"model: {describe(model)} without fold_in() and item_factors_; expected them to rank for users whose "
-            "history was not in training"
-        )
-    items = _factors(model.item_factors_, fold_in.shape[1], "item_factors_")
-
-    def queries(rows: IntArray) -> npt.NDArray[np.float32]:
-        users = np.asarray(model.fold_in(fold_in.matrix[rows]))
-        if users.shape != (rows.size, items.shape[1]):
-            raise ValueError(
-                f"model: fold_in() gave shape {users.shape}; expected {(rows.size, items.shape[1])}, as wide as "
-                "item_factors_"
-            )
-        return users
-
-    return FactorSource(queries, items, seen, threads, batch)
 
 
 def _factors(value: Any, rows: int, argument: str) -> npt.NDArray[np.float32]:

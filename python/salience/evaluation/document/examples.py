@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,20 +96,55 @@ def _ranked_users(report: Report) -> Any:
     return next(users for name, users in report.users.items() if parse_metric(name).kind != "rating")
 
 
-def show(
-    user: Any, why: str, name: str, model: Any, report: Report, train: Interactions | None,
-    titles: Mapping[Any, str], k: int,
-) -> Example:  # fmt: skip
+@dataclass(frozen=True)
+class Shown:
+    """Where examples come from.
+
+    Attributes
+    ----------
+    train : Interactions or None
+        What the models have learned from.
+    fold_in : Interactions or None
+        Histories of users whom they have not learned from, in place of it.
+    titles : mapping
+    k : int
+        Length of the lists.
+    """
+
+    train: Interactions | None
+    fold_in: Interactions | None
+    titles: Mapping[Any, str]
+    k: int
+
+    @property
+    def past(self) -> Interactions | None:
+        """What users had before."""
+        return self.train if self.fold_in is None else self.fold_in
+
+
+def show(user: Any, why: str, name: str, model: Any, report: Report, shown: Shown) -> Example:
     """Look at one user under one model."""
-    found = model.recommend([user], k)
-    ids = found.ids[0][: int(found.counts[0])].tolist()
-    tested = _tested(report, user)
-    items = tuple(Item(_title(item, titles), item in tested, _reasons(model, user, item, titles)) for item in ids)
-    past, count = _past(train, user)
+    ids, tested = _list(user, model, report, shown), _tested(report, user)
+    items = tuple(Item(_title(item, shown.titles), item in tested, _reasons(model, user, item, shown)) for item in ids)
+    past, count = _past(shown.past, user)
     return Example(
-        str(user), why, name, tuple(_title(item, titles) for item in past), count, items,
+        str(user), why, name, tuple(_title(item, shown.titles) for item in past), count, items,
         sum(item.hit for item in items), len(tested),
     )  # fmt: skip
+
+
+def _list(user: Any, model: Any, report: Report, shown: Shown) -> list[Any]:
+    """Return the list that was measured, where it was kept; of users who were trained on, the model's."""
+    folded = shown.fold_in is not None
+    if report.lists is not None and (folded or report.lists.shape[1] >= shown.k):
+        place = np.flatnonzero(_ranked_users(report) == user)
+        if place.size:
+            measured = report.lists[place[0], : shown.k].tolist()
+            return [item for item in measured if item is not None and item != -1]
+    if folded:
+        raise ValueError(f"fold_in: without a list of user {user!r}; expected reports made with keep_lists=True")
+    found = model.recommend([user], shown.k)
+    return np.asarray(found.ids)[0][np.asarray(found.rows)[0] >= 0].tolist()  # type: ignore[no-any-return]
 
 
 def _tested(report: Report, user: Any) -> set[Any]:
@@ -119,27 +155,42 @@ def _tested(report: Report, user: Any) -> set[Any]:
     return set(held_out.items[np.isin(held_out.users, place)].tolist())
 
 
-def _reasons(model: Any, user: Any, item: Any, titles: Mapping[Any, str]) -> tuple[tuple[str, str], ...]:
+def _reasons(model: Any, user: Any, item: Any, shown: Shown) -> tuple[tuple[str, str], ...]:
+    """Return the past items that add most to a score, as the model explains it."""
     explain = getattr(model, "explain", None)
     if not callable(explain):
         return ()
-    reason = explain(user, item)
-    past, added = getattr(reason, "items", None), getattr(reason, "contributions", None)
+    given = {}
+    if shown.fold_in is not None:
+        if "interactions" not in inspect.signature(explain).parameters:
+            return ()
+        row = int(shown.fold_in.user_map.rows([user], argument="users")[0])
+        given["interactions"] = shown.fold_in.matrix[[row]]
+    past, added = _additions(explain(user, item, **given))
     if past is None or added is None:
         return ()
     pairs = zip(np.asarray(past).tolist()[:_REASONS], np.asarray(added).tolist()[:_REASONS], strict=True)
-    return tuple((_title(one, titles), f"{share:+.3f}") for one, share in pairs if share > 0)
+    return tuple((_title(one, shown.titles), f"{share:+.3f}") for one, share in pairs if share > 0)
 
 
-def _past(train: Interactions | None, user: Any) -> tuple[Sequence[Any], int]:
-    if train is None:
+def _additions(reason: Any) -> tuple[Any, Any]:
+    """Return past items and what each adds: of a pair of the two, or of an explanation that has them."""
+    if isinstance(reason, tuple) and len(reason) == 2:
+        return reason
+    through = getattr(reason, "item_contributions", None)  # of components, whose own are the contributions then
+    added = getattr(reason, "contributions", None) if through is None else np.asarray(through).sum(axis=1)
+    return getattr(reason, "items", None), added
+
+
+def _past(data: Interactions | None, user: Any) -> tuple[Sequence[Any], int]:
+    if data is None:
         return (), 0
-    row = int(train.user_map.rows([user], argument="users")[0])
-    start, stop = train.matrix.indptr[row : row + 2]
-    columns = train.matrix.indices[start:stop]
-    if train.times is not None:
-        columns = columns[np.argsort(-train.times[start:stop], kind="stable")]
-    return train.item_map.ids_of(columns[:_PAST].astype(np.int64)).tolist(), int(stop - start)
+    row = int(data.user_map.rows([user], argument="users")[0])
+    start, stop = data.matrix.indptr[row : row + 2]
+    columns = data.matrix.indices[start:stop]
+    if data.times is not None:
+        columns = columns[np.argsort(-data.times[start:stop], kind="stable")]
+    return data.item_map.ids_of(columns[:_PAST].astype(np.int64)).tolist(), int(stop - start)
 
 
 def _title(item: Any, titles: Mapping[Any, str]) -> str:

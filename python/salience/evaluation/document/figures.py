@@ -285,8 +285,16 @@ def _slug(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-") or "model"
 
 
-def training_loss(histories: Mapping[str, Sequence[float]], order: Sequence[str]) -> Figure | None:
-    """Draw the training loss after each epoch, a panel a model: their objectives differ."""
+def training_loss(histories: Sequence[tuple[str, str, Sequence[float]]], order: Sequence[str]) -> Figure | None:
+    """Draw the training loss after each epoch, a panel each: objectives differ.
+
+    Parameters
+    ----------
+    histories : sequence of (model, title, losses)
+        Several of a model that is made of others.
+    order : sequence of str
+        All models, in the order of their colours.
+    """
     if not histories:
         return None
     columns = min(len(histories), 3)
@@ -296,10 +304,10 @@ def training_loss(histories: Mapping[str, Sequence[float]], order: Sequence[str]
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for axis in axes[len(histories) :]:
             axis.set_visible(False)
-        for axis, (name, losses) in zip(axes, histories.items(), strict=False):
+        for axis, (name, title, losses) in zip(axes, histories, strict=False):
             colour = SERIES[list(order).index(name) % len(SERIES)]
             axis.plot(np.arange(1, len(losses) + 1), losses, color=colour, marker="o" if len(losses) < 30 else "")
-            axis.set_title(name)
+            axis.set_title(title)
             axis.set_xlabel("epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
@@ -307,7 +315,7 @@ def training_loss(histories: Mapping[str, Sequence[float]], order: Sequence[str]
 
     svg = draw("training-loss", (_WIDTH if columns > 1 else 5.6, 0.2 + _PANEL * lines), paint)
     rows = tuple(
-        (name, str(epoch), f"{loss:.6g}") for name, losses in histories.items() for epoch, loss in enumerate(losses, 1)
+        (title, str(epoch), f"{loss:.6g}") for _, title, losses in histories for epoch, loss in enumerate(losses, 1)
     )
     caption = "The objective after each epoch. Models minimize different objectives: compare shapes, not heights."
     return Figure("training-loss", "Training loss", caption, svg, ("model", "epoch", "loss"), rows, legend=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -31,6 +32,7 @@ def write_html(
     *,
     models: Mapping[str, Any] | None = None,
     train: Interactions | None = None,
+    fold_in: Interactions | None = None,
     titles: Mapping[Any, str] | None = None,
     users: Any = None,
     title: str = "How good are the recommendations?",
@@ -57,6 +59,9 @@ def write_html(
         Fitted models of the same names, for attention, loss and examples; some may be missing.
     train : Interactions, optional
         What the models have learned from: the past of the example users.
+    fold_in : Interactions, optional
+        As :func:`salience.evaluation.evaluate` was given it: the past of the example users then, whose lists are those
+        that the reports have kept (``keep_lists=True``).
     titles : mapping of item id to str, optional
         By id, or by the id as text.
     users : sequence or array of ids, optional
@@ -107,8 +112,10 @@ def write_html(
             metrics=_metric_table(reports, None if chosen is None else parse_metric(chosen).cutoff),
             asides={name: report._remarks() for name, report in reports.items()},
             comparison=_comparison(reports, chosen, share),
-            figures=_figures(reports, fitted, chosen, share),
-            examples=_examples(reports, fitted, train, {} if titles is None else titles, users, k),
+            figures=_figures(reports, fitted, fold_in, chosen, share),
+            examples=_examples(
+                reports, fitted, users, examples.Shown(train, fold_in, {} if titles is None else titles, k)
+            ),
             definitions=_definitions(reports),
             level=f"{share:.0%}",
         )
@@ -220,7 +227,11 @@ def _comparison(reports: Mapping[str, Report], metric: str | None, level: float)
 
 
 def _figures(
-    reports: Mapping[str, Report], models: Mapping[str, Any], metric: str | None, level: float
+    reports: Mapping[str, Report],
+    models: Mapping[str, Any],
+    fold_in: Interactions | None,
+    metric: str | None,
+    level: float,
 ) -> list[figures.Figure]:
     drawn: list[figures.Figure | None] = [figures.by_cutoff(reports, level=level)]
     if metric is not None:
@@ -228,15 +239,23 @@ def _figures(
         drawn.append(figures.by_history(reports, metric, level=level))
         drawn.append(figures.by_popularity(reports, cutoff, level=level) if cutoff else None)
         drawn.append(figures.accuracy_against_diversity(reports, metric))
-    drawn += [_attention(name, model, reports[name]) for name, model in models.items()]
-    losses = {
-        name: list(history) for name, model in models.items() if len(history := getattr(model, "loss_history_", ())) > 1
-    }
+    drawn += [_attention(name, model, reports[name], fold_in) for name, model in models.items()]
+    losses = [loss for name, model in models.items() for loss in _losses(name, model)]
     drawn.append(figures.training_loss(losses, list(reports)))
     return [figure for figure in drawn if figure is not None]
 
 
-def _attention(name: str, model: Any, report: Report) -> figures.Figure | None:
+def _losses(name: str, model: Any) -> list[tuple[str, str, list[float]]]:
+    """Return the model, a title and the losses, of a model and of those that it is made of."""
+    # Of a HybridScorer the components that were fitted are not those that it was made with.
+    parts = getattr(getattr(model, "_parts", None), "components", ())
+    inside = [(part.name, getattr(part, "model", None)) for part in parts]
+    inside.append(("first stage", getattr(model, "first", None)))
+    named = [(name, model), *((f"{name}: {part}", one) for part, one in inside)]
+    return [(name, title, list(h)) for title, one in named if len(h := getattr(one, "loss_history_", ())) > 1]
+
+
+def _attention(name: str, model: Any, report: Report, fold_in: Interactions | None) -> figures.Figure | None:
     """Ask a model that mixes components for its weights: ``attention(users)``, shape (users, components).
 
     Components are called what ``component_names`` says, or by the types of ``components``.
@@ -248,7 +267,12 @@ def _attention(name: str, model: Any, report: Report) -> figures.Figure | None:
     if len(users) > _ATTENTION_USERS:
         some = np.sort(np.random.default_rng(0).choice(len(users), _ATTENTION_USERS, replace=False))
         users, history = users[some], history[some]
-    weights = np.asarray(model.attention(users), dtype=np.float64)
+    given = {}
+    if fold_in is not None:
+        if "interactions" not in inspect.signature(model.attention).parameters:
+            return None
+        given["interactions"] = fold_in.matrix[fold_in.user_map.rows(users, argument="users")]
+    weights = np.asarray(model.attention(users, **given), dtype=np.float64)
     if weights.ndim != 2 or len(weights) != len(users) or not np.isfinite(weights).all():
         raise ValueError(
             f"models: attention of {name!r} has shape {weights.shape}; expected finite weights, "
@@ -262,16 +286,15 @@ def _attention(name: str, model: Any, report: Report) -> figures.Figure | None:
 
 
 def _examples(
-    reports: Mapping[str, Report], models: Mapping[str, Any], train: Interactions | None,
-    titles: Mapping[Any, str], users: Sequence[Any] | None, k: int,
-) -> list[list[examples.Example]]:  # fmt: skip
+    reports: Mapping[str, Report], models: Mapping[str, Any], users: Sequence[Any] | None, shown: examples.Shown
+) -> list[list[examples.Example]]:
     """Return the examples user by user, every model that can recommend beside the others."""
     able = {name: model for name, model in models.items() if callable(getattr(model, "recommend", None))}
     if not able:
         return []
-    chosen = examples.pick(reports[next(iter(able))], k) if users is None else dict.fromkeys(users, "as asked")
+    chosen = examples.pick(reports[next(iter(able))], shown.k) if users is None else dict.fromkeys(users, "as asked")
     return [
-        [examples.show(user, why, name, model, reports[name], train, titles, k) for name, model in able.items()]
+        [examples.show(user, why, name, model, reports[name], shown) for name, model in able.items()]
         for user, why in chosen.items()
     ]
 
