@@ -378,8 +378,11 @@ class HybridScorer(RankingModel):
         nothing. Cost: that of scoring ``feedback.negatives`` items, whatever the catalogue; and :meth:`refresh`, each
         time that a share of the interactions has changed. Not to be called while another thread uses the scorer.
         """
+        return self._observe(as_events(events), log, unknown)
+
+    def _observe(self, found: Events, log: EventLog | None, unknown: str, *, arrived: bool = False) -> Observed:
+        """Learn from events in the order of their times; those that ``arrived`` before, as they did."""
         self._require_fitted()
-        found = as_events(events)
         if unknown not in ("error", "skip"):
             raise ValueError(f"unknown: {unknown!r}; expected 'error' or 'skip'")
         if log is not None and not isinstance(log, EventLog):
@@ -388,18 +391,11 @@ class HybridScorer(RankingModel):
             self.user_map.rows(found.users, argument="events")  # there is no telling the row of a new one
         for component in self._parts.components:
             component.expect_newcomers()
-        ordered = self._dated(found).in_order()
+        ordered = self._dated(found if arrived else found.in_order())
         look_up = self.item_map.rows if unknown == "error" else self.item_map.find
         items = look_up(ordered.items, argument="events")
         absorption = Absorption(self, self.feedback)
-        observed = absorption.run(ordered, items)
-        if log is not None:
-            try:
-                log.append(ordered)
-            except BaseException:
-                absorption.undo()
-                raise
-        return observed
+        return absorption.run(ordered, items, None if log is None else log.append)
 
     def replay(self, log: EventLog) -> Observed:
         """Learn from the events in a log that came after those that the scorer has observed."""
@@ -407,7 +403,8 @@ class HybridScorer(RankingModel):
             raise TypeError(f"log: {_arrays.describe(log)}; expected EventLog")
         if len(log) < self.observed_:
             raise ValueError(f"log: {len(log)} events; expected the {self.observed_} that the scorer has observed")
-        return self.observe(log.read(self.observed_), unknown="skip")
+        # What came late is late again: sorting the whole log would learn in another order than the calls did.
+        return self._observe(log.read(self.observed_), None, "skip", arrived=True)
 
     def refresh(self, *, anew: bool = False) -> Self:
         """Fit the item side of the components on all interactions, those observed included; attention stays.
@@ -427,7 +424,9 @@ class HybridScorer(RankingModel):
     def _dated(self, events: Events) -> Events:
         """Bring times to the type of those of the interactions; without those they only order the events of a call."""
         mine = self._seen.times
-        if mine is None or len(events) == 0:
+        if mine is None:
+            return replace(events, times=None)
+        if len(events) == 0:
             return events
         if events.times is None:
             raise ValueError("events: no times; expected times, as the interactions have them")
@@ -441,9 +440,11 @@ class HybridScorer(RankingModel):
         histories = self._histories(rows, None)
         audience = self._audience(rows, histories, given=False)
         items = np.concatenate([[item], others])
-        competing = np.full(len(items), np.log(max(len(self.item_map) - histories.nnz - 1, 1) / max(len(others), 1)))
+        had = np.isin(others, histories.indices)
+        rest = max(len(self.item_map) - histories.nnz - 1, 1)
+        competing = np.full(len(items), np.log(rest / max(np.count_nonzero(~had), 1)))
         competing[0] = 0.0
-        competing[1:][np.isin(others, histories.indices)] = -np.inf
+        competing[1:][had] = -np.inf
         step = lesson(
             self.attention_, audience.weights[0], self._parts.standardized_items(audience.voices, items),
             self._serving.factor[items].astype(np.float64), competing, value,
