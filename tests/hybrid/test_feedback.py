@@ -297,6 +297,8 @@ def test_features_of_users_and_ratings_go_on(catalogue):
     scorer.observe(stream(data, 30))
     scorer.refresh().refresh()
     assert scorer._parts.components[0].user_features.shape[0] == len(scorer.user_map) > 200
+    scorer.refresh(anew=True)  # of users who came since nothing but their history is known
+    assert scorer.recommend(scorer.user_map.ids[-3:], 5).counts.tolist() == [5, 5, 5]
     ratings = HybridScorer(
         [ALS(4, feedback="explicit"), Content(features)], objective="rating", most_users=60
     ).fit(data)  # fmt: skip

@@ -417,7 +417,12 @@ class HybridScorer(RankingModel):
         """
         self._require_fitted()
         data, live = self.interactions_, self._live
-        self._adopt(data, self._fitted(data) if anew else self._parts.refreshed(data), self.attention_)
+        if anew:
+            components = [component.fresh().for_users(data.shape[0]) for component in self.components]
+            fitted = _Fitted(components, data, self.standardize, self.objective).fit()
+        else:
+            fitted = self._parts.refreshed(data)
+        self._adopt(data, fitted, self.attention_)
         self._live.offsets, self._live.observed = live.offsets, live.observed
         return self
 
