@@ -599,6 +599,18 @@ def test_large_calls_hold_each_history_once(catalogue):
     assert not scorer._live.histories
 
 
+def test_dislikes_make_nothing_popular(catalogue):
+    data, _ = catalogue
+    scorer = HybridScorer([Prior()], attention="fixed", weights=[1], feedback=Feedback(refresh=None)).fit(data)
+    before = scorer.recommend([10**6], 120).rows
+    rare = data.items[before[0, -1:]]
+    users = data.users[100:]
+    scorer.observe(
+        Events.of(users, np.repeat(rare, 100), np.full(100, -1.0), times=np.full(100, int(data.times.max()) + 1))
+    )
+    assert np.flatnonzero(scorer.refresh().recommend([10**6], 120).ids[0] == rare)[0] >= 118
+
+
 def test_damaged_ids_in_a_log_are_not_rounded(tmp_path):
     log = EventLog(tmp_path / "events.log")
     log.path.write_bytes(b"[1.5, 3, 1.0, 0, 1.0, 5]\n")

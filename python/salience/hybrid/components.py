@@ -477,6 +477,8 @@ class History(Component):
 class Prior(Component):
     """What everybody chooses: log(1 + interactions), which is there for every user and item.
 
+    Values below 0, dislikes, do not count.
+
     Parameters
     ----------
     half_life : float, optional
@@ -490,9 +492,9 @@ class Prior(Component):
 
     def fit(self, data: Interactions) -> Self:
         """Count."""
-        weights = None
+        weights = (data.matrix.data >= 0).astype(np.float64)
         if self.half_life is not None:
-            weights = data._recency(self.half_life)
+            weights *= data._recency(self.half_life)
         counts = np.bincount(data.matrix.indices, weights, data.shape[1])
         self.item_vectors = np.log1p(counts)[:, None].astype(np.float32)
         self.item_available = np.ones(data.shape[1], bool)

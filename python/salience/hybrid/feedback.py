@@ -53,7 +53,8 @@ class Feedback:
         Fit the item side anew, from where it is, when so large a share of the interactions has changed. None: only in
         :meth:`HybridScorer.refresh`.
     history_limit : int, optional
-        Keep only so many of a user's interactions, the latest.
+        Keep only so many of a user's interactions, the latest; items that drop out may be recommended again. Without
+        times in the interactions, what came before a refresh has no order any more.
     """
 
     duplicates: Literal["last", "sum", "max"] = "last"

@@ -373,10 +373,12 @@ class HybridScorer(RankingModel):
 
         Notes
         -----
-        Events that contradict one another: the later one counts, by time; late ones do not undo later ones; repeated
-        ones change nothing. A scorer with fixed weights, or an item that is in the user's history, teaches attention
-        nothing. Cost: that of scoring ``feedback.negatives`` items, whatever the catalogue; and :meth:`refresh`, each
-        time that a share of the interactions has changed. Not to be called while another thread uses the scorer.
+        Events that contradict one another: the later one counts, by time; late ones do not undo later ones. Events
+        that are delivered again change no history (where duplicates are "sum": only those that hold the pair's value
+        and time); an item that was passed over teaches attention each time. A scorer with given weights, or an item
+        that is in the user's history, teaches attention nothing. Cost: that of scoring ``feedback.negatives`` items,
+        whatever the catalogue; and :meth:`refresh`, each time that a share of the interactions has changed. Not to be
+        called while another thread uses the scorer.
         """
         return self._observe(as_events(events), log, unknown)
 
@@ -398,7 +400,11 @@ class HybridScorer(RankingModel):
         return absorption.run(ordered, items, None if log is None else log.append)
 
     def replay(self, log: EventLog) -> Observed:
-        """Learn from the events in a log that came after those that the scorer has observed."""
+        """Learn from the events in a log that came after those that the scorer has observed.
+
+        The log has to hold all that was observed since the fit, from the first event on. It does not hold calls of
+        :meth:`refresh`: only what :attr:`Feedback.refresh` does by itself is done again.
+        """
         if not isinstance(log, EventLog):
             raise TypeError(f"log: {_arrays.describe(log)}; expected EventLog")
         if len(log) < self.observed_:
