@@ -71,6 +71,17 @@ def test_what_cannot_be_judged_is_not(halves):
     assert report.ranks[1] == 0  # nobody it knows
 
 
+@pytest.mark.parametrize("learn", [True, False])
+def test_what_was_passed_over_is_judged_when_it_is_chosen(halves, learn):
+    model, later = halves
+    user = later.users[0]
+    new = np.setdiff1d(later.items, later.items[model.interactions_.matrix[0].indices])
+    events = Events.of([user] * 3, new[[0, 0, 0]], [0, 1, 1], times=range(3))
+    report = prequential(copy.copy(model), events, k=80, learn=learn)
+    assert len(report.ranks) == 1  # shown, chosen, chosen again
+    assert report.ranks[0] > 0
+
+
 def test_periods_come_before_their_first_event(halves):
     model, later = halves
     calls = []

@@ -16,7 +16,7 @@ from salience import ALS, EASE, Collaborative, Content, History, HybridScorer, I
 from salience.datasets import synthetic
 from salience.hybrid import EventLog, Events, Exploration, Feedback, explore
 from salience.hybrid.attention import Attention
-from salience.hybrid.feedback import lesson
+from salience.hybrid.feedback import Absorption, lesson
 from salience.privacy import PrivateALS
 
 KINDS = ("softmax", "linear", "fixed")
@@ -297,6 +297,8 @@ def test_features_of_users_and_ratings_go_on(catalogue):
     scorer.observe(stream(data, 30))
     scorer.refresh().refresh()
     assert scorer._parts.components[0].user_features.shape[0] == len(scorer.user_map) > 200
+    scorer.refresh(anew=True)  # of users who came since nothing but their history is known
+    assert scorer.recommend(scorer.user_map.ids[-3:], 5).counts.tolist() == [5, 5, 5]
     ratings = HybridScorer(
         [ALS(4, feedback="explicit"), Content(features)], objective="rating", most_users=60
     ).fit(data)  # fmt: skip
@@ -393,11 +395,12 @@ def test_lessons_are_gradients(kind, value):
 
 def test_weights_undo_position_and_chance():
     feedback = Feedback(examination=1.0, clip=10.0)
-    assert feedback.weight(1.0, 0, 1.0) == 1.0
-    assert feedback.weight(1.0, 4, 1.0) == 4.0
-    assert feedback.weight(1.0, 4, 0.5) == 8.0
-    assert feedback.weight(1.0, 8, 0.1) == 10.0  # clipped
-    assert feedback.weight(0.0, 4, 1.0) == 0.25  # hardly looked at, hardly a refusal
+    assert feedback.weight(True, 0, 1.0) == 1.0
+    assert feedback.weight(True, 4, 1.0) == 4.0
+    assert feedback.weight(True, 4, 0.5) == 8.0
+    assert feedback.weight(True, 8, 0.1) == 10.0  # clipped
+    assert Feedback(examination=400.0).weight(True, 10, 1.0) == 10.0  # as good as never looked at
+    assert feedback.weight(False, 4, 1.0) == 0.25  # hardly looked at, hardly a refusal
     for arguments, message in (
         ({"duplicates": "first"}, "duplicates: 'first'"), ({"rate": -1}, "rate: -1"), ({"pull": 2}, "pull: 2"),
         ({"negatives": 0}, "negatives: 0"), ({"clip": 0.5}, "clip: 0.5"), ({"refresh": 0}, "refresh: 0"),
@@ -502,3 +505,114 @@ def test_fitting_again_starts_anew(softmax, catalogue):
     again.fit(known)
     assert again.observed_ == 0
     assert np.array_equal(again.interactions_.matrix.data, known.matrix.data)
+
+
+def test_logs_are_replayed_in_the_order_of_the_calls(softmax, catalogue, tmp_path):
+    """An event that came late, in a call of its own, is late again: it does not move before what was learned."""
+    data, _ = catalogue
+    log, twin, latest = EventLog(tmp_path / "log"), copy.copy(softmax), int(data.times.max())
+    assert twin.replay(log).events == 0  # nothing was observed yet
+    for place in np.random.default_rng(3).permutation(30):
+        event = Events.of(data.users[[place % 3]], data.items[[place]], [1.0], times=[latest + place])
+        softmax.observe(event, log=log)
+    twin.replay(log)
+    assert_same(everything(softmax), everything(twin))
+
+
+def test_times_that_the_interactions_lack_only_order_a_call(catalogue, tmp_path):
+    data, features = catalogue
+    timeless = Interactions(data.matrix, data.user_map, data.item_map, None)
+    scorer = HybridScorer([Content(features), Prior()], most_users=60).fit(timeless)
+    twin, log = copy.copy(scorer), EventLog(tmp_path / "log")
+    row = np.setdiff1d(np.arange(120), data.matrix[0].indices)[0]
+    user, item = data.users[[0, 0]], data.items[[row, row]]
+    scorer.observe(Events.of(user, item, [2.0, 1.0], times=[1e9 + 0.5, 5.0]), log=log)
+    assert scorer.interactions_.matrix[0, row] == 2.0
+    scorer.observe(Events.of(user[:1], item[:1], [-1.0]), log=log)  # the later call counts
+    assert scorer.interactions_.matrix[0, row] == -1.0
+    twin.replay(log)
+    assert abs(twin.interactions_.matrix - scorer.interactions_.matrix).nnz == 0
+
+
+def test_new_users_who_were_only_shown_items_have_no_history(softmax, catalogue):
+    data, _ = catalogue
+    softmax.observe(Events.of([10**6], data.items[:1], [0.0], times=data.times[:1]))
+    assert softmax.interactions_.shape == (201, 120)
+    assert softmax.interactions_.matrix[200].nnz == 0
+    assert softmax.refresh().recommend([10**6], 5).counts[0] == 5
+
+
+def test_sums_beyond_float32_are_an_error(softmax, catalogue):
+    data, _ = catalogue
+    softmax.feedback = Feedback(duplicates="sum")
+    row = np.setdiff1d(np.arange(120), data.matrix[0].indices)[0]
+    latest, before = int(data.times.max()), everything(softmax)
+    events = Events.of(data.users[[0, 0]], data.items[[row, row]], [3e38, 3e38], times=[latest, latest + 1])
+    with pytest.raises(ValueError, match=r"events: values that add up to 6.*e\+38; expected finite numbers"):
+        softmax.observe(events)
+    assert_same(before, everything(softmax))
+
+
+def test_weights_learned_for_everybody_stay_the_same_for_everybody(catalogue):
+    data, features = catalogue
+    scorer = HybridScorer([ALS(8, epochs=3), Content(features), Prior()], attention="fixed", most_users=60).fit(data)
+    before = scorer.attention_.theta
+    scorer.observe(stream(data, 40))
+    assert (scorer.attention_.theta[:, 0] != before[:, 0]).any()
+    assert np.ptp(scorer.attention(data.users), axis=0).max() < 1e-12
+
+
+def test_dislikes_were_looked_at(softmax, catalogue):
+    """A dislike far down the list teaches more than one at the top; an item that was passed over there, less."""
+    data, _ = catalogue
+    softmax.feedback = Feedback(refresh=None)
+    row = np.setdiff1d(np.arange(120), data.matrix[0].indices)[0]
+
+    def moved(value, position):
+        twin = copy.copy(softmax)
+        twin.observe(Events.of(data.users[:1], data.items[[row]], [value], times=data.times[:1], positions=[position]))
+        return np.abs(twin.attention_.theta - softmax.attention_.theta).max()
+
+    assert moved(-1.0, 5) == pytest.approx(5 * moved(-1.0, 1))
+    assert moved(0.0, 5) == pytest.approx(moved(0.0, 1) / 5)
+
+
+def test_lessons_without_competitors_teach_nothing():
+    attention = Attention("softmax", np.zeros((2, 5)), np.zeros((2, 4)))
+    scores, factors = np.array([[2.0, -1.0], [0.5, 3.0]]), np.ones((2, 2))
+    for value in (1.0, -1.0):
+        found = lesson(
+            attention, np.ones(2), scores, factors, np.array([0.0, -np.inf]), value, focus=0.25, rating=False
+        )
+        assert (found == 0).all()
+
+
+def test_large_calls_hold_each_history_once(catalogue):
+    """What undoes a call is as large as the histories that it changes, not as all their versions."""
+    seen = Interactions.from_csr(sp.csr_matrix(([1.0], ([0], [0])), shape=(1, 500)))
+    scorer = HybridScorer([Prior()], attention="fixed", weights=[1], feedback=Feedback(refresh=None)).fit(seen)
+    absorption = Absorption(scorer, scorer.feedback)
+    absorption.run(Events.of(np.zeros(400, int), np.arange(1, 401)), np.arange(1, 401))
+    assert len(scorer._live.histories[0].items) == 401
+    assert len(absorption._undo) == 1
+    absorption.undo()
+    assert not scorer._live.histories
+
+
+def test_dislikes_make_nothing_popular(catalogue):
+    data, _ = catalogue
+    scorer = HybridScorer([Prior()], attention="fixed", weights=[1], feedback=Feedback(refresh=None)).fit(data)
+    before = scorer.recommend([10**6], 120).rows
+    rare = data.items[before[0, -1:]]
+    users = data.users[100:]
+    scorer.observe(
+        Events.of(users, np.repeat(rare, 100), np.full(100, -1.0), times=np.full(100, int(data.times.max()) + 1))
+    )
+    assert np.flatnonzero(scorer.refresh().recommend([10**6], 120).ids[0] == rare)[0] >= 118
+
+
+def test_damaged_ids_in_a_log_are_not_rounded(tmp_path):
+    log = EventLog(tmp_path / "events.log")
+    log.path.write_bytes(b"[1.5, 3, 1.0, 0, 1.0, 5]\n")
+    with pytest.raises(ValueError, match="path: events.log is damaged .ids: objects of float"):
+        log.read()

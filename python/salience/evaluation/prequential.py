@@ -120,8 +120,8 @@ def prequential(
     model : HybridScorer, or any fitted recommender
         It is changed by what it learns.
     events : Events, Interactions with times, or a frame with columns user, item and optionally value and time
-        Taken in the order of their times. Events of value 0 or less, and of items that the user has had before, are
-        learned from and not judged.
+        Taken in the order of their times. Events of value 0 or less, and of items that the user has had before (chosen
+        or disliked; not those that were shown and passed over), are learned from and not judged.
     k : int
     learn : bool
         Call ``model.observe`` after each event; without, the model stays as it is, and only leaves out what the user
@@ -152,6 +152,7 @@ def prequential(
         raise ValueError("period: events without times; expected times")
     span = None if period is None else real(period, argument="period", positive=True)
     since: dict[Any, list[Any]] = {}
+    rated = getattr(model, "objective", "ranking") == "rating"
     ranks, judged, asked, taught = [], [], [], []
     current = None
     for place in range(len(stream)):
@@ -161,7 +162,7 @@ def prequential(
             if current is not None and number != current:
                 each_period(model)
             current = number
-        user, had = event.users[0], since.setdefault(event.users[0], [])
+        had = since.setdefault(event.users[0], [])
         if event.values[0] > 0 and not _had(model, event, had):
             started = time.perf_counter()
             ranks.append(_rank(model, event, length, [] if learn else had))
@@ -171,7 +172,8 @@ def prequential(
             started = time.perf_counter()
             model.observe(event, unknown="skip")
             taught.append(time.perf_counter() - started)
-        since[user].append(event.items[0])
+        if event.values[0] != 0 or rated:  # what was passed over may be listed again, and judged when it is chosen
+            had.append(event.items[0])
         if progress is not None:
             progress(place + 1, len(stream))
     times = None if stream.times is None else stream.times[judged]

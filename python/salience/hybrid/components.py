@@ -65,6 +65,11 @@ class Component:
         twin = self.fresh()
         return twin.fit(data)
 
+    def for_users(self, count: int) -> Self:
+        """Return the component for ``count`` users, of whom the last came after its features of users."""
+        del count
+        return self
+
     def expect_newcomers(self) -> None:
         """Raise TypeError where histories other than those of training cannot be scored."""
 
@@ -165,18 +170,24 @@ class Collaborative(Component):
         if not hasattr(self.model, "fold_in"):
             raise TypeError(f"model: {type(self.model).__name__} cannot score users that it was not fitted on")
 
-    def refreshed(self, data: Interactions) -> Self:
-        """Go on with the epochs of ALS; another model stays as it is, and users are folded in."""
+    def for_users(self, count: int) -> Self:
+        """Return a copy whose features are zeros for users who came since."""
         twin = copy.copy(self)
-        if not isinstance(self.model, ALS):
-            twin._outdated = True
-            return twin
-        twin.model = copy.copy(self.model)
-        twin.model.epochs = _EPOCHS_OF_REFRESH
         if self.user_features is not None:
             held = sp.csr_array(as_features(self.user_features, self.user_features.shape[0], "user_features"))
-            unknown = sp.csr_array((data.shape[0] - held.shape[0], held.shape[1]), dtype=np.float32)
+            unknown = sp.csr_array((count - held.shape[0], held.shape[1]), dtype=np.float32)
             twin.user_features = sp.vstack([held, unknown], format="csr")
+        return twin
+
+    def refreshed(self, data: Interactions) -> Self:
+        """Go on with the epochs of ALS; another model stays as it is, and users are folded in."""
+        if not isinstance(self.model, ALS):
+            twin = copy.copy(self)
+            twin._outdated = True
+            return twin
+        twin = self.for_users(data.shape[0])
+        twin.model = copy.copy(self.model)
+        twin.model.epochs = _EPOCHS_OF_REFRESH
         twin._fit(data, warm_start=True)
         twin.model.epochs = self.model.epochs
         return twin
@@ -466,6 +477,8 @@ class History(Component):
 class Prior(Component):
     """What everybody chooses: log(1 + interactions), which is there for every user and item.
 
+    Values below 0, dislikes, do not count.
+
     Parameters
     ----------
     half_life : float, optional
@@ -479,9 +492,9 @@ class Prior(Component):
 
     def fit(self, data: Interactions) -> Self:
         """Count."""
-        weights = None
+        weights = (data.matrix.data >= 0).astype(np.float64)
         if self.half_life is not None:
-            weights = data._recency(self.half_life)
+            weights *= data._recency(self.half_life)
         counts = np.bincount(data.matrix.indices, weights, data.shape[1])
         self.item_vectors = np.log1p(counts)[:, None].astype(np.float32)
         self.item_available = np.ones(data.shape[1], bool)

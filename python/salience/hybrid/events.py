@@ -170,7 +170,9 @@ class EventLog:
             A line is damaged.
         """
         first = whole(start, argument="start")
-        rows = []
+        rows: list[tuple[Any, ...]] = []
+        if not self.path.exists():
+            return Events.of(np.zeros(0, np.int64), np.zeros(0, np.int64))
         with self.path.open("rb") as file:
             for number, line in enumerate(file):
                 if number < first or not line.endswith(b"\n"):
@@ -203,7 +205,7 @@ class EventLog:
 
 
 def _ids(given: tuple[Any, ...]) -> Ids:
-    return np.array(given, dtype=object if isinstance(given[0], str) else np.int64)
+    return clean_ids(np.array(given, dtype=object), argument="ids")
 
 
 def _whole_lines(path: Path) -> int:

@@ -6,6 +6,7 @@ Item factors and item-to-item weights follow when as many interactions have chan
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -26,6 +27,7 @@ Rows = npt.NDArray[np.int64]
 
 _LARGEST_STEP = 1.0  # of a gradient: what one event can teach
 _LARGEST_OFFSET = 5.0
+_LEAST_PROBABILITY = 1e-100
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class Feedback:
     examination : float
         An item shown at position p is taken to have been looked at with probability ``p ** -examination``.
     clip : float
-        Largest weight of an event: the inverse of that probability, times that of being shown.
+        Largest weight of an event. What was chosen, disliked or rated weighs 1 / (that probability * the propensity);
+        what was passed over, that probability / the propensity.
     refresh : float, optional
         Fit the item side anew, from where it is, when so large a share of the interactions has changed. None: only in
         :meth:`HybridScorer.refresh`.
     history_limit : int, optional
-        Keep only so many of a user's interactions, the latest.
+        Keep only so many of a user's interactions, the latest; items that drop out may be recommended again. Without
+        times in the interactions, what came before a refresh has no order any more.
     """
 
     duplicates: Literal["last", "sum", "max"] = "last"
@@ -77,13 +81,14 @@ class Feedback:
         if self.history_limit is not None:
             _arrays.whole(self.history_limit, argument="history_limit", least=1)
 
-    def weight(self, value: float, position: int, propensity: float) -> float:
-        """Return how much an event counts: inverse propensity for what was chosen, clipped.
+    def weight(self, judged: bool, position: int, propensity: float) -> float:
+        """Return how much an event counts, clipped.
 
-        What was shown and not chosen tells something only as far as it was looked at.
+        What was ``judged`` (chosen, disliked or rated) was looked at: it counts by the inverse of the probability of
+        that and of being shown. What was shown and passed over tells something only as far as it was looked at.
         """
-        looked_at = 1.0 if position <= 0 else float(position) ** -self.examination
-        return min(self.clip, (1.0 / looked_at if value > 0 else looked_at) / propensity)
+        looked_at = 1.0 if position <= 0 else max(float(position) ** -self.examination, _LEAST_PROBABILITY)
+        return min(self.clip, (1.0 / looked_at if judged else looked_at) / propensity)
 
 
 class Observed(NamedTuple):
@@ -130,7 +135,12 @@ class Past(NamedTuple):
         if time == before and new == old:
             return self, False, True
         if rule == "sum":
-            new = np.float32(old + new)
+            total = float(old) + float(new)
+            if abs(total) > float(np.finfo(np.float32).max):
+                raise ValueError(
+                    f"events: values that add up to {total}; expected finite numbers in the range of float32"
+                )
+            new = np.float32(total)
         elif (rule == "max" and new < old) or (rule == "last" and time < before):
             new = old
         values, times = self.values.copy(), self.times.copy()
@@ -207,7 +217,9 @@ class Live:
         replaced[list(self.histories)] = True
         kept = ~replaced[seen.rows]
         pasts = self.histories.values()
-        rows = np.concatenate([seen.rows[kept], np.repeat(list(self.histories), [len(past.items) for past in pasts])])
+        lengths = np.array([len(past.items) for past in pasts], np.int64)
+        changed = np.repeat(np.array(list(self.histories), np.int64), lengths)
+        rows = np.concatenate([seen.rows[kept], changed])
         order = np.argsort(rows, kind="stable")
         columns, values = (
             np.concatenate([ours[kept], *(past[part] for past in pasts)])[order]
@@ -231,10 +243,10 @@ class Absorption:
         self.scorer, self.feedback = scorer, feedback
         self.counts = dict.fromkeys(Observed._fields, 0)
         self._before = dict(scorer.__dict__), dict(scorer._live.__dict__)
-        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._undo: dict[tuple[int, Any], tuple[dict[Any, Any], Any]] = {}  # what was there first, once for each key
 
-    def run(self, events: Events, items: Rows) -> Observed:
-        """Learn from events whose items are known, in rows ``items``; -1 skips."""
+    def run(self, events: Events, items: Rows, write: Callable[[Events], None] | None = None) -> Observed:
+        """Learn from events whose items are known, in rows ``items`` (-1 skips), and ``write`` them."""
         live = self.scorer._live
         self.counts["events"] = len(events)
         try:
@@ -249,6 +261,8 @@ class Absorption:
                     self.scorer.refresh()
                     live = self.scorer._live
                     self.counts["refreshed"] += 1
+            if write is not None:
+                write(events)
         except BaseException:
             self.undo()
             raise
@@ -256,7 +270,7 @@ class Absorption:
 
     def undo(self) -> None:
         """Bring back what was."""
-        for mapping, key, old in reversed(self._undo):
+        for (_, key), (mapping, old) in self._undo.items():
             if old is _ABSENT:
                 mapping.pop(key, None)
             else:
@@ -265,7 +279,7 @@ class Absorption:
         self.scorer._live.__dict__.update(self._before[1])
 
     def _put(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
-        self._undo.append((mapping, key, mapping.get(key, _ABSENT)))
+        self._undo.setdefault((id(mapping), key), (mapping, mapping.get(key, _ABSENT)))
         mapping[key] = value
 
     def _learn(self, events: Events, place: int, item: int, time: Any) -> None:
@@ -273,10 +287,11 @@ class Absorption:
         row, value = self._row(events.users[place : place + 1]), float(events.values[place])
         past = self._past(row)
         found = int(np.searchsorted(past.items, item))
-        weight = feedback.weight(value, int(events.positions[place]), float(events.propensities[place]))
+        judged = value != 0 or self.scorer.objective == "rating"
+        weight = feedback.weight(judged, int(events.positions[place]), float(events.propensities[place]))
         if self.scorer.weights is None and (found == len(past.items) or past.items[found] != item):
             self._teach(row, item, value, weight)
-        if value == 0 and self.scorer.objective == "ranking":
+        if not judged:
             return
         new, changed, repeated = past.with_event(item, value, time, feedback.duplicates)
         self.counts["repeated"] += repeated
@@ -311,8 +326,11 @@ class Absorption:
         random = np.random.default_rng([scorer.seed, 3, live.observed])
         others = np.unique(random.integers(0, len(scorer.item_map), feedback.negatives))
         step, state = scorer._lesson(row, item, others[others != item], value)
+        same_for_all = scorer.attention_.kind == "fixed"
+        if same_for_all:
+            state = np.where(np.arange(len(state)) == 0, state, 0.0)
         step *= weight * min(1.0, _LARGEST_STEP / max(float(np.linalg.norm(step)), 1e-12))
-        if feedback.user_rate:
+        if feedback.user_rate and not same_for_all:
             old = live.offsets.get(row, np.zeros(len(step)))
             new = (1.0 - feedback.pull) * old - feedback.user_rate * step
             self._put(live.offsets, row, np.clip(new, -_LARGEST_OFFSET, _LARGEST_OFFSET))
@@ -356,9 +374,10 @@ def lesson(
         pull = chances.copy()
         pull[0] -= 1.0
         pull *= first**focus
-    else:  # the gradient of -log(1 - share of the item)
-        pull = -first * chances / max(1.0 - first, 1e-12)
-        pull[0] = first
+    else:  # the gradient of -log(1 - share of the item), nothing where the item has no competitors
+        others = chances[1:].sum()
+        pull = -first * chances / others if others > 0 else np.zeros(len(chances))
+        pull[0] = first if others > 0 else 0.0
     return np.asarray(pull @ by_weight)
 
 

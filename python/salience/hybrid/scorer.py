@@ -373,13 +373,18 @@ class HybridScorer(RankingModel):
 
         Notes
         -----
-        Events that contradict one another: the later one counts, by time; late ones do not undo later ones; repeated
-        ones change nothing. A scorer with fixed weights, or an item that is in the user's history, teaches attention
-        nothing. Cost: that of scoring ``feedback.negatives`` items, whatever the catalogue; and :meth:`refresh`, each
-        time that a share of the interactions has changed. Not to be called while another thread uses the scorer.
+        Events that contradict one another: the later one counts, by time; late ones do not undo later ones. Events
+        that are delivered again change no history (where duplicates are "sum": only those that hold the pair's value
+        and time); an item that was passed over teaches attention each time. A scorer with given weights, or an item
+        that is in the user's history, teaches attention nothing. Cost: that of scoring ``feedback.negatives`` items,
+        whatever the catalogue; and :meth:`refresh`, each time that a share of the interactions has changed. Not to be
+        called while another thread uses the scorer.
         """
+        return self._observe(as_events(events), log, unknown)
+
+    def _observe(self, found: Events, log: EventLog | None, unknown: str, *, arrived: bool = False) -> Observed:
+        """Learn from events in the order of their times; those that ``arrived`` before, as they did."""
         self._require_fitted()
-        found = as_events(events)
         if unknown not in ("error", "skip"):
             raise ValueError(f"unknown: {unknown!r}; expected 'error' or 'skip'")
         if log is not None and not isinstance(log, EventLog):
@@ -388,26 +393,24 @@ class HybridScorer(RankingModel):
             self.user_map.rows(found.users, argument="events")  # there is no telling the row of a new one
         for component in self._parts.components:
             component.expect_newcomers()
-        ordered = self._dated(found).in_order()
+        ordered = self._dated(found if arrived else found.in_order())
         look_up = self.item_map.rows if unknown == "error" else self.item_map.find
         items = look_up(ordered.items, argument="events")
         absorption = Absorption(self, self.feedback)
-        observed = absorption.run(ordered, items)
-        if log is not None:
-            try:
-                log.append(ordered)
-            except BaseException:
-                absorption.undo()
-                raise
-        return observed
+        return absorption.run(ordered, items, None if log is None else log.append)
 
     def replay(self, log: EventLog) -> Observed:
-        """Learn from the events in a log that came after those that the scorer has observed."""
+        """Learn from the events in a log that came after those that the scorer has observed.
+
+        The log has to hold all that was observed since the fit, from the first event on. It does not hold calls of
+        :meth:`refresh`: only what :attr:`Feedback.refresh` does by itself is done again.
+        """
         if not isinstance(log, EventLog):
             raise TypeError(f"log: {_arrays.describe(log)}; expected EventLog")
         if len(log) < self.observed_:
             raise ValueError(f"log: {len(log)} events; expected the {self.observed_} that the scorer has observed")
-        return self.observe(log.read(self.observed_), unknown="skip")
+        # What came late is late again: sorting the whole log would learn in another order than the calls did.
+        return self._observe(log.read(self.observed_), None, "skip", arrived=True)
 
     def refresh(self, *, anew: bool = False) -> Self:
         """Fit the item side of the components on all interactions, those observed included; attention stays.
@@ -420,14 +423,21 @@ class HybridScorer(RankingModel):
         """
         self._require_fitted()
         data, live = self.interactions_, self._live
-        self._adopt(data, self._fitted(data) if anew else self._parts.refreshed(data), self.attention_)
+        if anew:
+            components = [component.fresh().for_users(data.shape[0]) for component in self.components]
+            fitted = _Fitted(components, data, self.standardize, self.objective).fit()
+        else:
+            fitted = self._parts.refreshed(data)
+        self._adopt(data, fitted, self.attention_)
         self._live.offsets, self._live.observed = live.offsets, live.observed
         return self
 
     def _dated(self, events: Events) -> Events:
         """Bring times to the type of those of the interactions; without those they only order the events of a call."""
         mine = self._seen.times
-        if mine is None or len(events) == 0:
+        if mine is None:
+            return replace(events, times=None)
+        if len(events) == 0:
             return events
         if events.times is None:
             raise ValueError("events: no times; expected times, as the interactions have them")
@@ -441,9 +451,11 @@ class HybridScorer(RankingModel):
         histories = self._histories(rows, None)
         audience = self._audience(rows, histories, given=False)
         items = np.concatenate([[item], others])
-        competing = np.full(len(items), np.log(max(len(self.item_map) - histories.nnz - 1, 1) / max(len(others), 1)))
+        had = np.isin(others, histories.indices)
+        rest = max(len(self.item_map) - histories.nnz - 1, 1)
+        competing = np.full(len(items), np.log(rest / max(np.count_nonzero(~had), 1)))
         competing[0] = 0.0
-        competing[1:][np.isin(others, histories.indices)] = -np.inf
+        competing[1:][had] = -np.inf
         step = lesson(
             self.attention_, audience.weights[0], self._parts.standardized_items(audience.voices, items),
             self._serving.factor[items].astype(np.float64), competing, value,
