@@ -44,7 +44,7 @@ struct SearchContext {
   SearchReport* report = nullptr;
 };
 
-// arguments.exclude is in host memory.
+// arguments.exclude and arguments.blend are in host memory.
 Status topk(const TopKArguments& arguments, const SearchContext& context);
 
 // Items that stay on the device, packed: an immutable value, as cpu/index.h.

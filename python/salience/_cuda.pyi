@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 _Pattern = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
+_Additions = tuple[_Pattern, npt.NDArray[np.float32]]
+_Gates = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 _Report = dict[str, int]
 
 class View:
@@ -44,6 +46,9 @@ class Index:
         scores: View,
         stream: int | None,
         path: str = "auto",
+        additions: _Additions | None = None,
+        gates: _Gates | None = None,
+        labels: npt.NDArray[np.int64] | None = None,
         tuning: dict[str, int] = ...,
     ) -> _Report: ...
     def download(self) -> npt.NDArray[Any]: ...
@@ -144,6 +149,9 @@ def topk(
     scores: View,
     stream: int | None,
     path: str = "auto",
+    additions: _Additions | None = None,
+    gates: _Gates | None = None,
+    labels: npt.NDArray[np.int64] | None = None,
     tuning: dict[str, int] = ...,
 ) -> _Report: ...
 def probe_screening(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from salience import _arrays
+from salience import _arrays, _backends
 from salience.hybrid._features import unit
 from salience.hybrid.attention import (
     Attention,
@@ -120,6 +120,8 @@ class HybridScorer(RankingModel):
         From 0, cross-entropy, to 1: how much less held-out items far down the ranking count in training.
     seed : int
     threads : int, optional
+    device : {"auto", "cpu", "cuda"}
+        Where recommending searches, as for :class:`salience.Index`; the answers are the same. Components have theirs.
 
     Attributes
     ----------
@@ -154,6 +156,7 @@ class HybridScorer(RankingModel):
         focus: float = 0.25,
         seed: int = 0,
         threads: int | None = None,
+        device: _backends.Device = "auto",
     ) -> None:
         for argument, value, known in (
             ("attention", attention, ("linear", "softmax", "fixed")),
@@ -193,6 +196,7 @@ class HybridScorer(RankingModel):
         self.seed = _arrays.whole(seed, argument="seed", most=2**63 - 1)
         _arrays.thread_count(threads)
         self.threads = threads
+        self.device = _backends.check_device(device)
 
     @property
     def component_names(self) -> list[str]:
@@ -278,7 +282,7 @@ class HybridScorer(RankingModel):
     def _adopt(self, data: Interactions, fitted: _Fitted, attention: Attention) -> None:
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
         self._parts, self.attention_ = fitted, attention
-        self._serving = _Serving(fitted, attention, self.threads)
+        self._serving = _Serving(fitted, attention, self.threads, self.device)
 
     # Serving
 
@@ -630,7 +634,7 @@ def _competing(held_out: Any, history: Any, scores: Float32, random: np.random.G
 class _Serving:
     """Components and attention folded into one search."""
 
-    def __init__(self, fitted: _Fitted, attention: Attention, threads: int | None) -> None:
+    def __init__(self, fitted: _Fitted, attention: Attention, threads: int | None, device: _backends.Device) -> None:
         self.fitted, self.attention = fitted, attention
         available = fitted.item_available
         logits = attention.item_logits(item_state(fitted.item_counts), available)
@@ -646,7 +650,7 @@ class _Serving:
         # Gates in the order of the index's rows, one that is always available first.
         self.columns = np.roll(np.arange(self.factor.shape[1]), -(priors[0] if priors else 0))
         self.item_gates = np.ascontiguousarray(self.factor[self.order][:, self.columns]) if self.gated else None
-        self.index = Index.borrow(self.items, threads=threads)
+        self.index = Index.borrow(self.items, threads=threads, device=device)
 
     def weights(self, voices: list[Voices], state: Float64) -> Float64:
         """Return the weights of users (softmax: numerators), shape (n, components)."""
