@@ -11,7 +11,8 @@ using namespace salience::bindings;
 #define SALIENCE_CUDA_MODULE _cuda
 #endif
 
-void bind_device_als(py::module_& module);  // als_module.cpp
+void bind_device_als(py::module_& module);        // als_module.cpp
+void bind_device_attention(py::module_& module);  // attention_module.cpp
 
 #if defined(SALIENCE_CUDA_ON_CPU)
 void bind_emulator(py::module_& module);  // tests/cuda_on_cpu/bindings.cpp
@@ -442,6 +443,7 @@ PYBIND11_MODULE(SALIENCE_CUDA_MODULE, module) {
   module.def("probe_screening", probe, py::arg("queries").noconvert(), py::arg("items").noconvert(),
              py::arg("metric"), py::arg("path"));
   bind_device_als(module);
+  bind_device_attention(module);
 #if defined(SALIENCE_CUDA_ON_CPU)
   bind_emulator(module);
 #endif

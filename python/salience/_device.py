@@ -346,6 +346,19 @@ class DeviceIndex:
         return host_index(*self.items(), self.type, self.metric, threads)
 
 
+class DeviceUnits:
+    """Unit rows on the GPU, for attention over histories."""
+
+    def __init__(self, module: Any, units: npt.NDArray[np.float32]) -> None:
+        self.module, self.units = module, module.Factors(*units.shape)
+        self.units.upload(units)
+
+    def attend(self, *arguments: Any) -> npt.NDArray[np.float32]:
+        """Run ``_core.attend`` on the GPU; arguments as there, without units and threads."""
+        found: npt.NDArray[np.float32] = self.module.attend(self.units, *arguments)
+        return found
+
+
 class StreamedIndex:
     """The state of an Index whose items do not fit the GPU: they wait in host memory and pass through it."""
 

@@ -91,6 +91,16 @@ def test_buffers_that_overflow(cuda, path):
     search(cuda, q, x, 10, "dot", path, sample_tiles=0, capacity=3000)
 
 
+@pytest.mark.parametrize("path", ["rows", "panels"])
+def test_products_far_below_float32(cuda, path):
+    """Errors are beyond all measure there, and lower bounds are none."""
+    random = np.random.default_rng(2)
+    q, x = (vectors(random, n, 3, "denormal") for n in (9, 200))
+    for rows in (1, 5, 200):
+        for tiles in (1, 2):
+            search(cuda, q, x[:rows], 1, "dot", path, sample_tiles=tiles)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5])
 @pytest.mark.parametrize("path", ["rows", "panels"])
 def test_filters(cuda, path, share):
@@ -297,7 +307,7 @@ def drill(module, seed=0, skipped=""):
         assert np.array_equal(_device.select(module, scores, k)[0], reference.select(scores, k)[0])
 
 
-BARRIERS = barriers(["*.cuh"], ALS_KERNELS)
+BARRIERS = barriers(["*.cuh"], (*ALS_KERNELS, "attention.cuh"))
 
 
 def test_every_kernel_meets_at_every_barrier(emulated):

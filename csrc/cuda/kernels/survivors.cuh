@@ -128,7 +128,8 @@ SALIENCE_KERNEL(kSelectThreads, 2) compact_survivors(CompactArguments a) {
     const ScreeningBound screening(a.metric, 0.0, 0.0);
     QueryFacts raised = facts;
     raised.level = screening.level_of_screened(lower, 0.0, facts.norm);
-    if (raised.level < facts.level) raised.level = facts.level;
+    // Also where `best`, the upper digits of a key of -infinity, stands for no number.
+    if (!(raised.level >= facts.level)) raised.level = facts.level;
     bound.level = level_in_units(raised, *a.items.scale, gated);
     if (thread() == 0) {
       a.facts[q].level = raised.level;
