@@ -80,7 +80,8 @@ SALIENCE_DEVICE float lower_bound(float sum, const QueryBound& query, const Tile
 // gated.
 SALIENCE_DEVICE bool may_reach(const BlendView& blend, const QueryBound& query, const TileBound& tile,
                                float lower, float denominator) {
-  const float error = divide_floats(error_of(query, tile), denominator);
+  // With what lower_bound takes off beside the error.
+  const float error = divide_floats(error_of(query, tile) + 0x1.0p-92f, denominator);
   const float size = magnitude(lower) + error, rounding = 0x1.0p-18f + 2.0f * blend.rounding;
   return !(lower + 2.0f * error + size * rounding + 0x1.0p-90f < query.level);
 }
