@@ -70,11 +70,10 @@ SALIENCE_DEVICE void unit_products(const Matrix<const float>& units, AttendShare
   for (int n = 0; n < 4; ++n) {
     float (&l)[kUnitLanes] = lanes[n / 2][n % 2];
     SALIENCE_UNROLL
-    for (int half = kUnitLanes / 2; half > 0; half /= 2) {
-      SALIENCE_UNROLL
-      for (int i = 0; i < half; ++i) l[i] = add_floats(l[i], l[i + half]);
-    }
-    products[n / 2][n % 2] = l[0];
+    for (int i = 0; i < 8; ++i) l[i] = add_floats(l[i], l[i + 8]);
+    SALIENCE_UNROLL
+    for (int i = 0; i < 4; ++i) l[i] = add_floats(l[i], l[i + 4]);
+    products[n / 2][n % 2] = add_floats(add_floats(l[0], l[2]), add_floats(l[1], l[3]));
   }
 }
 
