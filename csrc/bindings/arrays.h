@@ -118,6 +118,33 @@ inline const uint8_t* mask(const std::optional<Mask>& allowed, int64_t items) {
   return reinterpret_cast<const uint8_t*>(allowed->data());
 }
 
+// What blends scores, as Python holds it: additions, gates of queries and items, labels.
+using Additions = std::tuple<Pattern, Contiguous<float>>;
+using Gates = std::tuple<Floats, Floats>;
+using Labels = Contiguous<int64_t>;
+
+inline Blend blend_of(const std::optional<Additions>& additions, const std::optional<Gates>& gates,
+                      const std::optional<Labels>& labels, int64_t items) {
+  Blend blend;
+  if (additions) {
+    const auto& [entries, values] = *additions;
+    blend.additions = pattern(entries, items);
+    blend.additions.values = values.data();
+    expect_size("additions", values, blend.additions.entries);
+  }
+  if (gates) {
+    blend.query_gates = matrix("query_gates", std::get<0>(*gates));
+    blend.item_gates = matrix("item_gates", std::get<1>(*gates));
+  }
+  if (labels) {
+    if (labels->size() != items)
+      throw py::value_error("labels: " + std::to_string(labels->size()) +
+                            " of them; expected one for each of the " + std::to_string(items) + " items");
+    blend.labels = labels->data();
+  }
+  return blend;
+}
+
 void bind_als(py::module_& module);         // als.cpp
 void bind_attention(py::module_& module);   // attention.cpp
 void bind_evaluation(py::module_& module);  // evaluation.cpp

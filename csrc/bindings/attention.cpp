@@ -25,9 +25,7 @@ py::array_t<float> attend(const Floats& units, const Pattern& history,
   arguments.units = matrix("units", units);
   arguments.history = pattern(history, arguments.units.rows);
   if (log_weights) {
-    if (log_weights->size() != arguments.history.entries)
-      throw py::value_error("log_weights: " + std::to_string(log_weights->size()) + " values; expected " +
-                            std::to_string(arguments.history.entries));
+    expect_size("log_weights", *log_weights, arguments.history.entries);
     arguments.log_weights = log_weights->data();
   }
   arguments.candidates = matrix("candidates", candidates);

@@ -54,35 +54,10 @@ Index remove(const Index& index, const Rows& rows) {
   return out;
 }
 
-using Additions = std::tuple<Pattern, Contiguous<float>>;
-using Gates = std::tuple<Floats, Floats>;
-
-Blend blend_of(const std::optional<Additions>& additions, const std::optional<Gates>& gates,
-               const std::optional<Rows>& labels, int64_t items) {
-  Blend blend;
-  if (additions) {
-    const auto& [entries, values] = *additions;
-    blend.additions = pattern(entries, items);
-    blend.additions.values = values.data();
-    expect_size("additions", values, blend.additions.entries);
-  }
-  if (gates) {
-    blend.query_gates = matrix("query_gates", std::get<0>(*gates));
-    blend.item_gates = matrix("item_gates", std::get<1>(*gates));
-  }
-  if (labels) {
-    if (labels->size() != items)
-      throw py::value_error("labels: " + std::to_string(labels->size()) +
-                            " of them; expected one for each of the " + std::to_string(items) + " items");
-    blend.labels = labels->data();
-  }
-  return blend;
-}
-
 py::tuple search(const Index& index, const Floats& queries, int64_t k, const std::optional<Pattern>& exclude,
                  const std::optional<Mask>& allowed, int threads, const std::string& path,
                  const std::optional<Additions>& additions, const std::optional<Gates>& gates,
-                 const std::optional<Rows>& labels) {
+                 const std::optional<Labels>& labels) {
   const auto q = matrix("queries", queries);
   check_k(k, index.present());
   py::array_t<int64_t> ids({q.rows, k});

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/host_device.h"
+
 namespace salience {
 namespace {
 
@@ -15,7 +17,7 @@ constexpr double kLn2High = 0x1.62e42fefa38p-1;  // trailing zeros: its products
 constexpr double kLn2Low = 0x1.ef35793c7673p-45;
 
 // Of a positive, finite, normal number. log(2^e m) = e log 2 + 2 atanh(s), s = (m - 1) / (m + 1).
-inline double fixed_log(double x) {
+SALIENCE_HOST_DEVICE inline double fixed_log(double x) {
   int64_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   // m from sqrt(1/2) to sqrt(2): the exponent counts from there.
@@ -33,7 +35,7 @@ inline double fixed_log(double x) {
 }
 
 // Of a number from -708 to 709. exp(n log 2 + r) = 2^n exp(r), |r| <= log(2) / 2.
-inline double fixed_exp(double x) {
+SALIENCE_HOST_DEVICE inline double fixed_exp(double x) {
   constexpr double kRound = 0x1.8p52;  // adding it leaves whole numbers
   const double shifted = x * 0x1.71547652b82fep0 + kRound, n = shifted - kRound;
   const double r = (x - n * kLn2High) - n * kLn2Low;

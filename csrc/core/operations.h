@@ -81,7 +81,7 @@ struct TopKArguments {
   Matrix<int64_t> ids;
   Matrix<float> scores;
   Path path = Path::automatic;
-  Blend blend;  // on CPUs
+  Blend blend;  // in host memory, as `exclude`
 };
 
 // The k largest entries of each row of a given score matrix, in order; T is float or double.

@@ -8,7 +8,8 @@ namespace {
 
 constexpr int64_t kCachedBytes = 16 << 20;
 constexpr int64_t kRescoreBatch = 64;
-constexpr double kRatioRounding = 0x1.0p-20;  // of gated scores: more than their roundings to fp32 together
+constexpr double kRatioRounding = 0x1.0p-20;   // of gated scores: more than their roundings to fp32 together
+constexpr double kQuotientSlack = 0x1.0p-148;  // and where they fall below fp32, which loses 2^-149 of each
 constexpr double kLargestNumerator = 0x1.0p126;  // beyond it fp32 may overflow
 constexpr int64_t kLeastLimit = 1024;            // survivors of one query before they are rescored early
 
@@ -403,15 +404,16 @@ double GroupScan::error_at(int64_t q, double lower, int64_t position) const {
       blocks_[static_cast<size_t>(position / kBlockRows - begin_)]);
   if (!request_.gated()) return error;
   const double ratio = error / request_.blend->denominator(first_ + q, catalogue_.id(position));
-  return ratio + kRatioRounding * (std::abs(lower) + ratio);
+  return ratio + kRatioRounding * (std::abs(lower) + ratio) + kQuotientSlack;
 }
 
 // Where scores are gated, levels and survivors are in terms of the score (a quotient) in place of S. Its own
-// rounding, and that of the quotients here, is less than kRatioRounding of it.
+// rounding, and that of the quotients here, is less than kRatioRounding of it and kQuotientSlack.
 GroupScan::Screened GroupScan::gate(int64_t q, double lower, double error, int64_t id) const {
   const double denominator = request_.blend->denominator(first_ + q, id);
   const double value = (lower + error + queries_[static_cast<size_t>(q)].offset) / denominator;
-  const double ratio = error / denominator, off = ratio + kRatioRounding * (std::abs(value) + ratio);
+  const double ratio = error / denominator;
+  const double off = ratio + kRatioRounding * (std::abs(value) + ratio) + kQuotientSlack;
   return {value - off, off};
 }
 
@@ -426,7 +428,8 @@ double GroupScan::gated_lower(int64_t q, double lower, int64_t block) const {
 
 // What the level, a score, says about S of the items of a block: the least that any of them must have.
 double GroupScan::level_in_block(int64_t q, int64_t block, double reach) {
-  const double level = levels_[static_cast<size_t>(q)], offset = queries_[static_cast<size_t>(q)].offset;
+  const double level = levels_[static_cast<size_t>(q)] - kQuotientSlack,
+               offset = queries_[static_cast<size_t>(q)].offset;
   if (level == ScreeningBound::kInfinity) return level;
   const GatedBlend& blend = *request_.blend;
   const float* const low = blend.smallest.data() + block * blend.gates;

@@ -75,7 +75,7 @@ Packed Packed::make(const VectorsView& items, Metric metric, Stream stream) {
 }
 
 EncodedQueries encode(const Matrix<const float>& queries, Metric metric, const PackedView& items,
-                      const uint64_t* best, int64_t k, Stream stream) {
+                      const uint64_t* best, int64_t k, const double* gate_scales, Stream stream) {
   EncodedQueries encoded;
   const int64_t count = queries.rows;
   encoded.padded = tiles_of(count) * kTileRows;
@@ -89,10 +89,11 @@ EncodedQueries encode(const Matrix<const float>& queries, Metric metric, const P
   SALIENCE_LAUNCH(
       measure_rows, (LaunchShape{(count + kMeasured - 1) / kMeasured, kEncodeThreads, 0}), stream,
       (MeasureArguments{rows, metric, items.centre, squares.data(), norms.data(), largest.data()}));
-  SALIENCE_LAUNCH(
-      encode_queries, (LaunchShape{encoded.padded / (kEncodeThreads / 32), kEncodeThreads, 0}), stream,
-      (EncodeQueriesArguments{queries, metric, items.centre, squares.data(), norms.data(), items.depth,
-                              encoded.halves.data(), encoded.facts.data(), encoded.flags.data(), best, k}));
+  SALIENCE_LAUNCH(encode_queries, (LaunchShape{encoded.padded / (kEncodeThreads / 32), kEncodeThreads, 0}),
+                  stream,
+                  (EncodeQueriesArguments{queries, metric, items.centre, squares.data(), norms.data(),
+                                          items.depth, encoded.halves.data(), encoded.facts.data(),
+                                          encoded.flags.data(), best, k, gate_scales}));
   return encoded;
 }
 

@@ -37,8 +37,9 @@ struct EncodedQueries {
   int64_t padded = 0;
 };
 // `best`: sorted keys of items that were scored before, k per query, whence the first levels; or null.
+// `gate_scales`: as in EncodeQueriesArguments.
 EncodedQueries encode(const Matrix<const float>& queries, Metric metric, const PackedView& items,
-                      const uint64_t* best, int64_t k, Stream stream);
+                      const uint64_t* best, int64_t k, const double* gate_scales, Stream stream);
 
 // The bits of items.regular less what is not allowed.
 Array<uint32_t> usable_bits(const PackedView& items, const uint8_t* allowed, Stream stream);

@@ -11,7 +11,8 @@ using namespace salience::bindings;
 #define SALIENCE_CUDA_MODULE _cuda
 #endif
 
-void bind_device_als(py::module_& module);  // als_module.cpp
+void bind_device_als(py::module_& module);        // als_module.cpp
+void bind_device_attention(py::module_& module);  // attention_module.cpp
 
 #if defined(SALIENCE_CUDA_ON_CPU)
 void bind_emulator(py::module_& module);  // tests/cuda_on_cpu/bindings.cpp
@@ -148,6 +149,9 @@ struct Request {
   View ids, scores;
   std::optional<uintptr_t> stream;
   std::string path;
+  std::optional<Additions> additions;
+  std::optional<Gates> gates;
+  std::optional<Labels> labels;
   py::dict tuning;
 };
 
@@ -178,6 +182,7 @@ py::dict search_with(const Request& request, int64_t items, Metric metric, const
   arguments.metric = metric;
   arguments.exclude = pattern(request.exclude, items);
   arguments.path = path_of(request.path);
+  arguments.blend = blend_of(request.additions, request.gates, request.labels, items);
   if (item_view != nullptr) arguments.items = elements_of(*item_view);
   cuda::SearchReport report;
   cuda::SearchContext context;
@@ -215,9 +220,11 @@ py::dict search_with(const Request& request, int64_t items, Metric metric, const
 py::dict topk(const View& queries, const View& items, int64_t k, const std::string& metric,
               const std::optional<Pattern>& exclude, const std::optional<View>& allowed, const View& ids,
               const View& scores, std::optional<uintptr_t> stream, const std::string& path,
-              const py::dict& tuning) {
+              const std::optional<Additions>& additions, const std::optional<Gates>& gates,
+              const std::optional<Labels>& labels, const py::dict& tuning) {
   check_k(k, items.rows);
-  const Request request{queries, k, exclude, allowed, ids, scores, stream, path, tuning};
+  const Request request{queries, k,    exclude,   allowed, ids,    scores,
+                        stream,  path, additions, gates,   labels, tuning};
   const void* const device = queries.on_device ? on_device(queries) : on_device(items);
   return search_with(request, items.rows, metric_of(metric), &items, device,
                      [](const TopKArguments& arguments, const cuda::SearchContext& context) {
@@ -295,9 +302,11 @@ DeviceIndex remove_rows(const DeviceIndex& from, const Rows& rows) {
 py::dict search(const DeviceIndex& from, const View& queries, int64_t k,
                 const std::optional<Pattern>& exclude, const std::optional<View>& allowed, const View& ids,
                 const View& scores, std::optional<uintptr_t> stream, const std::string& path,
-                const py::dict& tuning) {
+                const std::optional<Additions>& additions, const std::optional<Gates>& gates,
+                const std::optional<Labels>& labels, const py::dict& tuning) {
   check_k(k, from.index.present());
-  const Request request{queries, k, exclude, allowed, ids, scores, stream, path, tuning};
+  const Request request{queries, k,    exclude,   allowed, ids,    scores,
+                        stream,  path, additions, gates,   labels, tuning};
   return search_with(request, from.index.rows(), from.index.metric(), nullptr, from.index.device_rows(),
                      [&](const TopKArguments& arguments, const cuda::SearchContext& context) {
                        return from.index.search(arguments, context);
@@ -411,6 +420,7 @@ PYBIND11_MODULE(SALIENCE_CUDA_MODULE, module) {
       .def("remove", remove_rows, py::arg("rows"))
       .def("search", search, py::arg("queries"), py::arg("k"), py::arg("exclude"), py::arg("allowed"),
            py::arg("ids"), py::arg("scores"), py::arg("stream"), py::arg("path") = "auto",
+           py::arg("additions") = py::none(), py::arg("gates") = py::none(), py::arg("labels") = py::none(),
            py::arg("tuning") = py::dict())
       .def("download", download)
       .def("present_flags", present_flags)
@@ -428,10 +438,12 @@ PYBIND11_MODULE(SALIENCE_CUDA_MODULE, module) {
              py::arg("stream"));
   module.def("topk", topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("metric"),
              py::arg("exclude"), py::arg("allowed"), py::arg("ids"), py::arg("scores"), py::arg("stream"),
-             py::arg("path") = "auto", py::arg("tuning") = py::dict());
+             py::arg("path") = "auto", py::arg("additions") = py::none(), py::arg("gates") = py::none(),
+             py::arg("labels") = py::none(), py::arg("tuning") = py::dict());
   module.def("probe_screening", probe, py::arg("queries").noconvert(), py::arg("items").noconvert(),
              py::arg("metric"), py::arg("path"));
   bind_device_als(module);
+  bind_device_attention(module);
 #if defined(SALIENCE_CUDA_ON_CPU)
   bind_emulator(module);
 #endif

@@ -44,7 +44,7 @@ struct SearchContext {
   SearchReport* report = nullptr;
 };
 
-// arguments.exclude is in host memory.
+// arguments.exclude and arguments.blend are in host memory.
 Status topk(const TopKArguments& arguments, const SearchContext& context);
 
 // Items that stay on the device, packed: an immutable value, as cpu/index.h.
@@ -95,6 +95,9 @@ class Index {
   std::shared_ptr<const Device> device_;
   std::shared_ptr<const Array<uint8_t>> device_flags_;
 };
+
+// arguments.units are on the device, everything else in host memory; the rows of `out` lie side by side.
+Status attend(const AttentionArguments& arguments, Stream stream, const std::function<bool()>& interrupted);
 
 // For tests of the bound: what the scan computes for every pair, in terms of S, and how far off it may be
 // (infinite where a pair is always scored exactly). Everything in host memory; values, errors: (m, n); norms:

@@ -70,11 +70,13 @@ struct QueryFacts {
   ErrorCoefficients error;
   double scale = 1.0;
   double norm = 0.0;
-  double squares = 0.0;  // canonical squared norm of the caller's row
-  double level = 0.0;    // that k items reach; infinite where nothing is screened
+  double squares = 0.0;     // canonical squared norm of the caller's row
+  double level = 0.0;       // that k items reach; infinite where nothing is screened
+  double gate_scale = 1.0;  // 2^e where scores are gated: then the level is one of quotients
 };
 
-// The same in units of s T, for the scan. `factor` is T / s where euclidean, else 0.
+// The same in units of s T (levels of quotients: s T / 2^e), for the scan. `factor` is T / s where euclidean,
+// else 0.
 struct QueryBound {
   float level;
   float constant;

@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include <limits>
 #include <mutex>
 
 #include "cuda/runtime.h"
@@ -44,6 +45,35 @@ cudaMemPool_t pool() {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
+// Bytes that our pool holds and nobody uses: to others they are taken, to us they are free.
+int64_t idle_bytes() {
+  const cudaMemPool_t from = pool();
+  uint64_t held = 0, used = 0;
+  if (from == nullptr ||
+      cudaMemPoolGetAttribute(from, cudaMemPoolAttrReservedMemCurrent, &held) != cudaSuccess ||
+      cudaMemPoolGetAttribute(from, cudaMemPoolAttrUsedMemCurrent, &used) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return static_cast<int64_t>(held > used ? held - used : 0);
+}
+
+// Where the device reads the host's pages itself (Grace), nothing is staged, and a copy from memory that is
+// not page-locked may be under way when its call returns.
+void finish_reading(const void* from, Stream stream) {
+  int device = 0, direct = 0;
+  cudaPointerAttributes attributes;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&direct, cudaDevAttrPageableMemoryAccessUsesHostPageTables, device) !=
+          cudaSuccess ||
+      direct == 0)
+    return;
+  if (cudaPointerGetAttributes(&attributes, from) == cudaSuccess &&
+      attributes.type != cudaMemoryTypeUnregistered)
+    return;
+  synchronize(stream);
+}
+
 }  // namespace
 
 std::string unavailable() {
@@ -83,7 +113,7 @@ DeviceDescription describe_device() {
   found.limits = device_limits();
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "asking for free memory");
-  found.free_bytes = static_cast<int64_t>(free);
+  found.free_bytes = static_cast<int64_t>(free) + idle_bytes();
   found.total_bytes = static_cast<int64_t>(total);
   check(cudaDriverGetVersion(&found.driver), "asking for the driver's version");
   check(cudaRuntimeGetVersion(&found.runtime), "asking for the runtime's version");
@@ -119,6 +149,7 @@ void synchronize(Stream stream) { check(cudaStreamSynchronize(native(stream)), "
 void copy(void* to, const void* from, int64_t bytes, Stream stream) {
   if (bytes == 0) return;
   check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, native(stream)), "copying");
+  finish_reading(from, stream);
 }
 
 void copy_rows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t bytes, int64_t rows,
@@ -128,6 +159,7 @@ void copy_rows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch,
                           static_cast<size_t>(bytes), static_cast<size_t>(rows), cudaMemcpyDefault,
                           native(stream)),
         "copying");
+  finish_reading(from, stream);
 }
 
 void fill(void* at, uint8_t byte, int64_t bytes, Stream stream) {
@@ -206,6 +238,9 @@ void launch_kernel(const char* name, void (*kernel)(), const LaunchShape& shape,
   auto* const function = reinterpret_cast<const void*>(kernel);
   const auto shared = static_cast<size_t>(shape.shared_bytes);
   const std::string doing = std::string("launching ") + name;
+  if (shape.blocks > std::numeric_limits<int32_t>::max())
+    throw DeviceError("CUDA: " + doing + ": " + std::to_string(shape.blocks) +
+                      " blocks; expected fewer than 2^31");
   // The limit belongs to the kernel, so another thread must not lower it before the launch.
   static std::mutex mutex;
   std::unique_lock<std::mutex> lock(mutex, std::defer_lock);

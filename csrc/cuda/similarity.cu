@@ -15,8 +15,7 @@ Status similarity(const SimilarityArguments& arguments, Stream stream) {
     a_squares = squared_norms(left, stream);
     b_squares = squared_norms(right, stream);
   }
-  const PairArguments pairs{a,       right, metric, a_squares.data(), b_squares.data(), nullptr, a.rows, out,
-                            nullptr, 0,     {}};
+  const PairArguments pairs{a, right, metric, a_squares.data(), b_squares.data(), nullptr, a.rows, out};
   const LaunchShape shape{pair_blocks(a.rows, b.rows), kPairThreads, sizeof(PairTile)};
   if (metric == Metric::euclidean) {
     SALIENCE_LAUNCH(similarity_tile<true>, shape, stream, pairs);

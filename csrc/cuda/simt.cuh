@@ -144,6 +144,9 @@ SALIENCE_DEVICE double exact_multiply_add(double a, double b, double c) { return
 SALIENCE_DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 SALIENCE_DEVICE double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 SALIENCE_DEVICE double divide_rn(double a, double b) { return __ddiv_rn(a, b); }
+SALIENCE_DEVICE float divide_floats(float a, float b) { return __fdiv_rn(a, b); }
+SALIENCE_DEVICE float add_floats(float a, float b) { return __fadd_rn(a, b); }
+SALIENCE_DEVICE float multiply_floats(float a, float b) { return __fmul_rn(a, b); }
 SALIENCE_DEVICE double square_root_rn(double a) { return __dsqrt_rn(a); }
 SALIENCE_DEVICE float float_rn(double a) { return __double2float_rn(a); }
 SALIENCE_DEVICE float float_down(double a) { return __double2float_rd(a); }

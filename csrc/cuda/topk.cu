@@ -4,7 +4,7 @@
 // so long that its survivors should fit their buffers, and between them levels rise and buffers are cleared.
 // Where a buffer overflows all the same, the query's level is raised by canonical scores and all tiles are
 // scanned once more for it; where that overflows too, and for queries that no bound can serve, every item is
-// scored. Nothing of this changes the answer.
+// scored. Items with additions are scored before all others. Nothing of this changes the answer.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,7 +13,9 @@
 #include <numeric>
 
 #include "core/validate.h"
+#include "cuda/exclusions.h"
 #include "cuda/feeder.h"
+#include "cuda/gates.h"
 #include "cuda/kernels/survivors.cuh"
 #include "cuda/operations.h"
 
@@ -36,39 +38,6 @@ int64_t coprime_step(int64_t tiles) {
   return step;
 }
 
-// The exclusions of some queries, on the device, each row ascending.
-class Exclusions {
- public:
-  Exclusions(const Csr& exclude, int64_t first, int64_t count, Stream stream) {
-    if (exclude.indptr == nullptr || exclude.indptr[first + count] == exclude.indptr[first]) return;
-    std::vector<int64_t> pointers(static_cast<size_t>(count + 1));
-    for (int64_t q = 0; q <= count; ++q)
-      pointers[static_cast<size_t>(q)] = exclude.indptr[first + q] - exclude.indptr[first];
-    std::vector<int32_t> indices(exclude.indices + exclude.indptr[first],
-                                 exclude.indices + exclude.indptr[first + count]);
-    for (int64_t q = 0; q < count; ++q) {
-      const auto begin = indices.begin() + pointers[static_cast<size_t>(q)];
-      const auto end = indices.begin() + pointers[static_cast<size_t>(q + 1)];
-      if (!std::is_sorted(begin, end)) std::sort(begin, end);
-      longest_ = std::max(longest_, static_cast<int64_t>(end - begin));
-    }
-    pointers_ = {count + 1, stream, "exclude"};
-    indices_ = {static_cast<int64_t>(indices.size()), stream, "exclude"};
-    copy(pointers_.data(), pointers.data(), pointers_.bytes(), stream);
-    copy(indices_.data(), indices.data(), indices_.bytes(), stream);
-    synchronize(stream);  // the vectors go
-  }
-  Filters filters(const uint8_t* allowed, int64_t first_item) const {
-    return {allowed, pointers_.data(), indices_.data(), first_item};
-  }
-  int64_t longest() const { return longest_; }
-
- private:
-  Array<int64_t> pointers_;
-  Array<int32_t> indices_;
-  int64_t longest_ = 0;
-};
-
 struct Block {
   VectorsView items;
   const PackedView* packed = nullptr;  // null: not packed yet
@@ -80,7 +49,7 @@ struct Block {
 class Search {
  public:
   Search(const TopKArguments& arguments, const SearchContext& context, const DeviceLimits& limits,
-         int64_t first, int64_t count)
+         const ItemBlend& blend, int64_t first, int64_t count)
       : arguments_(arguments),
         context_(context),
         stream_(context.stream),
@@ -89,7 +58,9 @@ class Search {
                  arguments.queries.row_stride},
         count_(count),
         first_(first),
-        exclusions_(arguments.exclude, first, count, stream_),
+        exclusions_(arguments.exclude, arguments.blend.additions, first, count, stream_),
+        blend_(blend),
+        gates_(arguments.blend, blend, first, count, stream_),
         best_(count * arguments.k, stream_, "the best items"),
         scratch_(arguments.k > kSharedKeys ? count * power_of_two(arguments.k) : 0, stream_,
                  "the best items") {}
@@ -103,8 +74,12 @@ class Search {
   void plan(const PackedView& packed);
   void set_bounds_for(Turn turn, const PackedView& packed);
   void scan(const Block& block, const PackedView& packed, Path path, const Visits& visits, bool sample);
-  void compact(const Block& block, const PackedView& packed, Turn turn, bool sample);
+  template <bool Gated>
+  void scan_with(Path path, ScreenArguments& a);
+  void compact(const Block& block, const PackedView& packed, Turn turn, const Visits& visits, bool sample);
   void rescore(const Block& block, const PackedView& packed, Turn turn, bool tighten);
+  BlendView blend_of(const Block& block) const;
+  void add(const Block& block);
   std::vector<uint32_t> read_flags() const;
   void score_exactly(const Block& block, const std::vector<uint32_t>* rows, const double* item_squares);
 
@@ -115,6 +90,8 @@ class Search {
   Matrix<const float> queries_;
   int64_t count_, first_;
   Exclusions exclusions_;
+  const ItemBlend& blend_;
+  QueryGates gates_;
   Array<uint64_t> best_, scratch_;
   bool has_best_ = false;
 
@@ -124,6 +101,7 @@ class Search {
   Array<QueryBound> bounds_;
   Array<uint64_t> survivors_;
   Array<uint32_t> counts_, lost_, usable_;
+  Array<float> ranges_;  // of the gates
 };
 
 // Tiles of the sample: four times as many groups of items as must be found, at most half the tiles.
@@ -134,7 +112,7 @@ int64_t sample_size(int64_t tiles, int64_t k, int64_t left_out) {
 
 Path Search::choose_path(const Block& block) const {
   const int64_t items = block.items.rows, k = arguments_.k;
-  if (items == 0 || block.items.columns == 0) return Path::exact;
+  if (items == 0 || block.items.columns == 0 || !blend_.scannable()) return Path::exact;
   if (arguments_.path == Path::exact) return Path::exact;
   const bool few = count_ <= kFewQueries &&
                    few_bytes(count_ <= 8 ? 1 : 8, depth_of(block.items.columns)) <= limits_.shared_bytes;
@@ -149,6 +127,7 @@ Path Search::choose_path(const Block& block) const {
 void Search::offer(const Block& block) {
   const Path path = choose_path(block);
   if (context_.report != nullptr) ++context_.report->blocks;
+  if (exclusions_.addition_count() > 0) add(block);
   if (path == Path::exact) {
     score_exactly(block, nullptr, block.packed == nullptr ? nullptr : block.packed->norms);
   } else if (block.packed != nullptr) {
@@ -157,6 +136,30 @@ void Search::offer(const Block& block) {
     const Packed packed = Packed::make(block.items, arguments_.metric, stream_);
     screen(block, packed.view(), path);
   }
+  has_best_ = true;
+}
+
+BlendView Search::blend_of(const Block& block) const {
+  BlendView view;
+  if (blend_.gated()) {
+    view.query_gates = gates_.gates();
+    view.item_gates = blend_.gates(block.first_item, block.items.rows);
+    view.scaled = gates_.scaled();
+    view.ranges = ranges_.data();
+    view.rounding = static_cast<float>(view.item_gates.columns + 16) * 0x1.0p-22f;
+  }
+  view.labels = blend_.labels(block.first_item);
+  return view;
+}
+
+// Scores what has additions, so that the scan starts with the levels that they set.
+void Search::add(const Block& block) {
+  const Array<uint64_t> keys(exclusions_.addition_count(), stream_, "additions");
+  SALIENCE_LAUNCH(score_additions, (LaunchShape{count_, kSelectThreads, sizeof(SelectShared<uint64_t>)}),
+                  stream_,
+                  (AdditionArguments{queries_, block.items, exclusions_.additions(), block.allowed,
+                                     block.first_item, blend_of(block), arguments_.k, has_best_, keys.data(),
+                                     best_.data(), scratch_.data()}));
   has_best_ = true;
 }
 
@@ -174,8 +177,15 @@ void Search::plan(const PackedView& packed) {
 void Search::screen(const Block& block, const PackedView& packed, Path path) {
   plan(packed);
   const int64_t tiles = tiles_of(packed.rows), step = coprime_step(tiles);
-  encoded_ =
-      encode(queries_, arguments_.metric, packed, has_best_ ? best_.data() : nullptr, arguments_.k, stream_);
+  encoded_ = encode(queries_, arguments_.metric, packed, has_best_ ? best_.data() : nullptr, arguments_.k,
+                    gates_.scales(), stream_);
+  if (blend_.gated()) {
+    const Matrix<const float> gates = blend_.gates(block.first_item, block.items.rows);
+    ranges_ = {2 * tiles * gates.columns, stream_, "item_gates"};
+    SALIENCE_LAUNCH(find_ranges,
+                    (LaunchShape{blocks_of(tiles * gates.columns, kPairThreads / 32), kPairThreads, 0}),
+                    stream_, (RangeArguments{gates, ranges_.data()}));
+  }
   bounds_ = {encoded_.padded, stream_, "the queries"};
   survivors_ = {count_ * stride_, stream_, "the survivors"};
   counts_ = {count_, stream_, "the survivors"};
@@ -184,9 +194,10 @@ void Search::screen(const Block& block, const PackedView& packed, Path path) {
   lost_.fill_bytes(0);
   usable_ = block.allowed == nullptr ? Array<uint32_t>() : usable_bits(packed, block.allowed, stream_);
   set_bounds_for(Turn::first, packed);
+  const Visits sample{0, sample_tiles_, step, tiles};
   if (sample_tiles_ > 0) {
-    scan(block, packed, path, {0, sample_tiles_, step, tiles}, true);
-    compact(block, packed, Turn::first, true);
+    scan(block, packed, path, sample, true);
+    compact(block, packed, Turn::first, sample, true);
   }
   // What a slice lets pass, k times its share of what came before, should fill half the buffer.
   const double growth = static_cast<double>(capacity_) / 2.0 / (1.5 * static_cast<double>(arguments_.k));
@@ -195,7 +206,7 @@ void Search::screen(const Block& block, const PackedView& packed, Path path) {
     const auto fitting = static_cast<int64_t>(std::min(static_cast<double>(seen) * growth, 1e15));
     const int64_t slice = std::min(tiles - first, std::max({fitting, capacity_ / kTileRows, int64_t{1}}));
     scan(block, packed, path, {first, slice, step, tiles}, false);
-    compact(block, packed, Turn::first, false);
+    compact(block, packed, Turn::first, sample, false);
     first += slice;
     seen = std::max(seen, first);
   }
@@ -209,7 +220,7 @@ void Search::screen(const Block& block, const PackedView& packed, Path path) {
     rescore(block, packed, Turn::second, true);
     set_bounds_for(Turn::second, packed);
     scan(block, packed, path, {0, tiles, step, tiles}, false);
-    compact(block, packed, Turn::second, false);
+    compact(block, packed, Turn::second, sample, false);
     rescore(block, packed, Turn::second, false);
     flags = read_flags();
   }
@@ -225,7 +236,7 @@ void Search::set_bounds_for(Turn turn, const PackedView& packed) {
                   stream_,
                   (BoundArguments{arguments_.metric, turn, packed.scale, packed.irregular_count,
                                   encoded_.facts.data(), encoded_.flags.data(), bounds_.data(),
-                                  counts_.data(), lost_.data(), count_, encoded_.padded}));
+                                  counts_.data(), lost_.data(), count_, encoded_.padded, blend_.gated()}));
 }
 
 void Search::scan(const Block& block, const PackedView& packed, Path path, const Visits& visits,
@@ -244,38 +255,49 @@ void Search::scan(const Block& block, const PackedView& packed, Path path, const
   a.counts = counts_.data();
   a.lost = lost_.data();
   a.filters = exclusions_.filters(nullptr, block.first_item);
-  const int64_t processors = limits_.multiprocessors;
-  if (path == Path::rows) {
-    const int64_t groups = count_ <= 8 ? 1 : 8;
-    const int64_t blocks =
-        std::min(blocks_of(visits.count * kSamplesPerTile, kFewThreads / 32), 4 * processors);
-    const LaunchShape shape{blocks, kFewThreads, few_bytes(groups, packed.depth)};
-    if (groups == 1) {
-      SALIENCE_LAUNCH(screen_few<1>, shape, stream_, a);
-    } else {
-      SALIENCE_LAUNCH(screen_few<8>, shape, stream_, a);
-    }
-    return;
-  }
-  const bool resident = panel_bytes(true, packed.depth) <= limits_.shared_bytes;
-  const int64_t panels = blocks_of(count_, kPanelQueries);
-  // As many blocks as the multiprocessors hold at once, and a few more where panels do not divide that.
-  a.ranges = std::clamp<int64_t>(blocks_of(2 * processors, panels), 1, visits.count);
-  a.ranges = std::max(a.ranges, blocks_of(visits.count, kMostVisits));
-  const LaunchShape shape{panels * a.ranges, kPanelThreads, panel_bytes(resident, packed.depth)};
-  if (resident) {
-    SALIENCE_LAUNCH(screen_panels<true>, shape, stream_, a);
+  a.blend = blend_of(block);
+  if (blend_.gated()) {
+    scan_with<true>(path, a);
   } else {
-    SALIENCE_LAUNCH(screen_panels<false>, shape, stream_, a);
+    scan_with<false>(path, a);
   }
 }
 
-void Search::compact(const Block& block, const PackedView& packed, Turn turn, bool sample) {
-  SALIENCE_LAUNCH(compact_survivors, (LaunchShape{count_, kSelectThreads, sizeof(CompactShared)}), stream_,
-                  (CompactArguments{arguments_.metric, turn, sample, sample_tiles_ * kSamplesPerTile, packed,
-                                    exclusions_.filters(nullptr, block.first_item), arguments_.k, capacity_,
-                                    stride_, survivors_.data(), counts_.data(), lost_.data(),
-                                    encoded_.facts.data(), encoded_.flags.data(), bounds_.data()}));
+template <bool Gated>
+void Search::scan_with(Path path, ScreenArguments& a) {
+  const int64_t processors = limits_.multiprocessors, visits = a.visits.count, depth = a.items.depth;
+  if (path == Path::rows) {
+    const int64_t groups = count_ <= 8 ? 1 : 8;
+    const int64_t blocks = std::min(blocks_of(visits * kSamplesPerTile, kFewThreads / 32), 4 * processors);
+    const LaunchShape shape{blocks, kFewThreads, few_bytes(groups, depth)};
+    if (groups == 1) {
+      SALIENCE_LAUNCH((screen_few<1, Gated>), shape, stream_, a);
+    } else {
+      SALIENCE_LAUNCH((screen_few<8, Gated>), shape, stream_, a);
+    }
+    return;
+  }
+  const bool resident = panel_bytes(true, depth) <= limits_.shared_bytes;
+  const int64_t panels = blocks_of(count_, kPanelQueries);
+  // As many blocks as the multiprocessors hold at once, and a few more where panels do not divide that.
+  a.ranges = std::clamp<int64_t>(blocks_of(2 * processors, panels), 1, visits);
+  a.ranges = std::max(a.ranges, blocks_of(visits, kMostVisits));
+  const LaunchShape shape{panels * a.ranges, kPanelThreads, panel_bytes(resident, depth)};
+  if (resident) {
+    SALIENCE_LAUNCH((screen_panels<true, Gated>), shape, stream_, a);
+  } else {
+    SALIENCE_LAUNCH((screen_panels<false, Gated>), shape, stream_, a);
+  }
+}
+
+void Search::compact(const Block& block, const PackedView& packed, Turn turn, const Visits& visits,
+                     bool sample) {
+  SALIENCE_LAUNCH(
+      compact_survivors, (LaunchShape{count_, kSelectThreads, sizeof(CompactShared)}), stream_,
+      (CompactArguments{arguments_.metric, turn, sample, visits, packed,
+                        exclusions_.filters(nullptr, block.first_item), blend_of(block), arguments_.k,
+                        capacity_, stride_, survivors_.data(), counts_.data(), lost_.data(),
+                        encoded_.facts.data(), encoded_.flags.data(), bounds_.data()}));
 }
 
 void Search::rescore(const Block& block, const PackedView& packed, Turn turn, bool tighten) {
@@ -286,6 +308,7 @@ void Search::rescore(const Block& block, const PackedView& packed, Turn turn, bo
                            tighten,
                            packed,
                            exclusions_.filters(block.allowed, block.first_item),
+                           blend_of(block),
                            arguments_.k,
                            stride_,
                            survivors_.data(),
@@ -341,17 +364,18 @@ void Search::score_exactly(const Block& block, const std::vector<uint32_t>* rows
   synchronize(stream_);  // the numbers go
   for (int64_t start = 0; start < wanted; start += at_a_time) {
     const int64_t count = std::min(at_a_time, wanted - start);
-    const PairArguments pairs{queries_,
+    const KeyArguments pairs{{queries_,
                               block.items,
                               arguments_.metric,
                               query_squares.data(),
                               item_squares,
                               order.data() + start,
                               count,
-                              {},
-                              keys.data(),
-                              items,
-                              exclusions_.filters(block.allowed, block.first_item)};
+                              {}},
+                             blend_of(block),
+                             keys.data(),
+                             items,
+                             exclusions_.filters(block.allowed, block.first_item)};
     const LaunchShape shape{pair_blocks(count, items), kPairThreads, sizeof(PairTile)};
     if (arguments_.metric == Metric::euclidean) {
       SALIENCE_LAUNCH(key_tile<true>, shape, stream_, pairs);
@@ -465,9 +489,10 @@ Status search_blocks(const TopKArguments& arguments, const SearchContext& contex
     copy(allowed.data(), flags, items.rows, context.stream);
     flags = allowed.data();
   }
+  const ItemBlend blend(arguments.blend, items.rows, context.stream);
   const int64_t group = group_size(arguments.k, arguments.queries.rows);
   for (int64_t first = 0; first < arguments.queries.rows; first += group) {
-    Search search(arguments, context, limits, first, std::min(group, arguments.queries.rows - first));
+    Search search(arguments, context, limits, blend, first, std::min(group, arguments.queries.rows - first));
     if (!context.items_on_host) {
       const VectorsView view{items.data, items.type, items.rows, items.columns, items.row_stride};
       search.offer({view, packed, flags, 0});
@@ -640,8 +665,8 @@ Status probe(const SimilarityArguments& arguments, Path path, const ProbeResult&
   const Packed packed =
       Packed::make({items.data(), ElementType::float32, rows, columns, columns}, arguments.metric, stream);
   const PackedView& view = packed.view();
-  EncodedQueries encoded =
-      encode({on_device.data(), queries, columns, columns}, arguments.metric, view, nullptr, 1, stream);
+  EncodedQueries encoded = encode({on_device.data(), queries, columns, columns}, arguments.metric, view,
+                                  nullptr, 1, nullptr, stream);
   Array<QueryBound> bounds(encoded.padded, stream, "the queries");
   Array<uint64_t> survivors(queries * rows, stream, "the survivors");
   Array<uint32_t> counts(queries, stream, "the survivors"), lost(encoded.padded, stream, "the survivors");
@@ -650,7 +675,7 @@ Status probe(const SimilarityArguments& arguments, Path path, const ProbeResult&
                   stream,
                   (BoundArguments{arguments.metric, Turn::first, view.scale, view.irregular_count,
                                   encoded.facts.data(), encoded.flags.data(), bounds.data(), counts.data(),
-                                  lost.data(), queries, encoded.padded}));
+                                  lost.data(), queries, encoded.padded, false}));
   ScreenArguments a{};
   a.items = view;
   a.usable = view.regular;
@@ -675,11 +700,12 @@ Status probe(const SimilarityArguments& arguments, Path path, const ProbeResult&
     std::copy(all.begin() + first, all.begin() + end, some.begin() + first);
     copy(open.data(), some.data(), open.bytes(), stream);
     if (path == Path::rows) {
-      SALIENCE_LAUNCH(screen_few<8>, (LaunchShape{1, kFewThreads, few_bytes(8, view.depth)}), stream, a);
+      SALIENCE_LAUNCH((screen_few<8, false>), (LaunchShape{1, kFewThreads, few_bytes(8, view.depth)}), stream,
+                      a);
     } else {
       const LaunchShape shape{blocks_of(queries, kPanelQueries), kPanelThreads,
                               panel_bytes(false, view.depth)};
-      SALIENCE_LAUNCH(screen_panels<false>, shape, stream, a);
+      SALIENCE_LAUNCH((screen_panels<false, false>), shape, stream, a);
     }
     synchronize(stream);  // `some` goes
   }

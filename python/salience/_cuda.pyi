@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 _Pattern = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
+_Additions = tuple[_Pattern, npt.NDArray[np.float32]]
+_Gates = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 _Report = dict[str, int]
 
 class View:
@@ -44,6 +46,9 @@ class Index:
         scores: View,
         stream: int | None,
         path: str = "auto",
+        additions: _Additions | None = None,
+        gates: _Gates | None = None,
+        labels: npt.NDArray[np.int64] | None = None,
         tuning: dict[str, int] = ...,
     ) -> _Report: ...
     def download(self) -> npt.NDArray[Any]: ...
@@ -129,6 +134,14 @@ def explain(
     part_count: int,
     workspace: int,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+def attend(
+    units: Factors,
+    history: _Pattern,
+    log_weights: npt.NDArray[np.float64] | None,
+    candidates: npt.NDArray[np.int64],
+    temperature: float,
+    smoothing: float,
+) -> npt.NDArray[np.float32]: ...
 def unavailable() -> str: ...
 def device() -> dict[str, Any]: ...
 def similarity(a: View, b: View, metric: str, out: View, stream: int | None) -> None: ...
@@ -144,6 +157,9 @@ def topk(
     scores: View,
     stream: int | None,
     path: str = "auto",
+    additions: _Additions | None = None,
+    gates: _Gates | None = None,
+    labels: npt.NDArray[np.int64] | None = None,
     tuning: dict[str, int] = ...,
 ) -> _Report: ...
 def probe_screening(

@@ -279,7 +279,7 @@ def topk(module: Any, queries: Any, items: Any, k: int, metric: str, exclude: An
 
     def call(ids: Any, scores: Any, stream: Any) -> None:
         module.topk(q.view, x.view, k, metric, pattern, mask_view(module, mask), ids, scores, stream, path,
-                    tuning or {})  # fmt: skip
+                    tuning=tuning or {})  # fmt: skip
 
     return _search(module, library, q, x.shape[0], k, call)
 
@@ -303,13 +303,15 @@ class DeviceIndex:
     bytes = property(lambda self: int(self.packed.bytes))
 
     def search(self, queries: Any, k: int, exclude: _arrays.Pattern | None, allowed: npt.NDArray[np.bool_] | None,
-               threads: int = 0, path: str = "auto", tuning: dict[str, int] | None = None) -> Pair:  # fmt: skip
+               threads: int = 0, path: str = "auto", additions: Any = None, gates: Any = None, labels: Any = None,
+               tuning: dict[str, int] | None = None) -> Pair:  # fmt: skip
         """Search as ``_core.Index`` does, for queries of any library."""
         held = Held(self.module, queries, "queries")
 
         def call(ids: Any, scores: Any, stream: Any) -> None:
             mask = mask_view(self.module, allowed)
-            self.packed.search(held.view, k, exclude, mask, ids, scores, stream, path, tuning or {})
+            self.packed.search(held.view, k, exclude, mask, ids, scores, stream, path, additions, gates, labels,
+                               tuning or {})  # fmt: skip
 
         return _search(self.module, library_of(self.module, queries), held, self.present, k, call)
 
@@ -344,6 +346,19 @@ class DeviceIndex:
         return host_index(*self.items(), self.type, self.metric, threads)
 
 
+class DeviceUnits:
+    """Unit rows on the GPU, for attention over histories."""
+
+    def __init__(self, module: Any, units: npt.NDArray[np.float32]) -> None:
+        self.module, self.units = module, module.Factors(*units.shape)
+        self.units.upload(units)
+
+    def attend(self, *arguments: Any) -> npt.NDArray[np.float32]:
+        """Run ``_core.attend`` on the GPU; arguments as there, without units and threads."""
+        found: npt.NDArray[np.float32] = self.module.attend(self.units, *arguments)
+        return found
+
+
 class StreamedIndex:
     """The state of an Index whose items do not fit the GPU: they wait in host memory and pass through it."""
 
@@ -357,7 +372,8 @@ class StreamedIndex:
     bytes = property(lambda self: int(self._rows.nbytes + self._flags.nbytes))
 
     def search(self, queries: Any, k: int, exclude: _arrays.Pattern | None, allowed: npt.NDArray[np.bool_] | None,
-               threads: int = 0, path: str = "auto", tuning: dict[str, int] | None = None) -> Pair:  # fmt: skip
+               threads: int = 0, path: str = "auto", additions: Any = None, gates: Any = None, labels: Any = None,
+               tuning: dict[str, int] | None = None) -> Pair:  # fmt: skip
         """Search as ``_core.Index`` does, for queries of any library."""
         held = Held(self.module, queries, "queries")
         mask = self._flags if allowed is None else self._flags & allowed
@@ -365,7 +381,8 @@ class StreamedIndex:
 
         def call(ids: Any, scores: Any, stream: Any) -> None:
             view = None if mask.all() else mask_view(self.module, mask)
-            self.module.topk(held.view, items, k, self.metric, exclude, view, ids, scores, stream, path, tuning or {})
+            self.module.topk(held.view, items, k, self.metric, exclude, view, ids, scores, stream, path, additions,
+                             gates, labels, tuning or {})  # fmt: skip
 
         return _search(self.module, library_of(self.module, queries), held, self.present, k, call)
 

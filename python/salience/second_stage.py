@@ -12,7 +12,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
-from salience import _arrays, _core, _storage
+from salience import _arrays, _backends, _core, _device, _storage
 from salience._als import copy_padded
 from salience.interactions import Interactions, as_interactions
 from salience.models import Recommendations, VectorModel
@@ -100,6 +100,9 @@ class HistoryAttention:
     mixing : float
         0: the first stage alone. 1: attention alone, over the first stage's candidates.
     threads : int, optional
+    device : {"auto", "cpu", "cuda"}
+        Where attention is computed, to the same bits; "auto" uses a GPU where there is one and it pays. The first stage
+        has its own.
 
     Attributes
     ----------
@@ -110,7 +113,7 @@ class HistoryAttention:
     -----
     Pooling by the similarity of candidate and history: DIN (Zhou et al., KDD 2018); the smoothing exponent: NAIS (He et
     al., TKDE 2018). Cost of a user: the first stage's, and depth * history * (2 d + 40) operations. The kernel is
-    exact and gives the same bits on every instruction set (csrc/core/operations.h).
+    exact and gives the same bits on every instruction set and GPU (csrc/core/operations.h).
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class HistoryAttention:
         half_life: float | None = None,
         mixing: float = 0.3,
         threads: int | None = None,
+        device: _backends.Device = "auto",
     ) -> None:
         if not callable(getattr(first, "recommend", None)) or not callable(getattr(first, "fit", None)):
             raise TypeError(f"first: {_arrays.describe(first)}; expected a model with fit() and recommend()")
@@ -140,6 +144,7 @@ class HistoryAttention:
         self.mixing = _arrays.share(mixing, argument="mixing")
         _arrays.thread_count(threads)
         self.threads = threads
+        self.device = _backends.check_device(device)
         self.validation_history_: list[tuple[dict[str, Any], float]] = []
 
     def fit(
@@ -206,6 +211,10 @@ class HistoryAttention:
     def _adopt(self, data: Interactions, units: Float32) -> None:
         self._seen, self.user_map, self.item_map, self._units = data, data.user_map, data.item_map, units
         self._ages = None if data.times is None else _ages(data)
+        self._there: _device.DeviceUnits | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_there": None}  # what is on a GPU is sent there again where it is needed
 
     def _check_held_out(self, data: Interactions, held_out: Interactions) -> None:
         if held_out.shape != data.shape or not (
@@ -238,15 +247,19 @@ class HistoryAttention:
             if self._ages is None:
                 raise ValueError("half_life: interactions without times; expected times, or None")
             log_weights = -math.log(2.0) * self._ages[where] / half_life
-        return _core.attend(
-            self._units,
+        arguments = (
             (indptr, np.ascontiguousarray(self._seen.matrix.indices[where], np.int32)),
             log_weights,
             _arrays.rows_together(items, argument="items"),
             changed.get("temperature", self.temperature),
             changed.get("smoothing", self.smoothing),
-            _arrays.thread_count(self.threads),
         )
+        products = float(indptr[-1]) * items.shape[1] * self._units.shape[1]
+        if (module := _device.choose(self.device, {}, products=products)) is None:
+            return _core.attend(self._units, *arguments, _arrays.thread_count(self.threads))
+        if self._there is None:
+            self._there = _device.DeviceUnits(module, self._units)
+        return self._there.attend(*arguments)
 
     def _tune(self, held_out: Interactions, users: Rows, cutoff: int) -> None:
         """Search the parameters one after another; for each attention, all mixings are tried."""

@@ -229,10 +229,17 @@ class Index:
         self._start(state)
 
     @classmethod
-    def borrow(cls, items: Any, *, metric: Metric = "dot", threads: int | None = None) -> Self:
-        """Make an index that keeps a reference to ``items`` instead of a copy: they must not change."""
+    def borrow(cls, items: Any, *, metric: Metric = "dot", threads: int | None = None, device: Device = "cpu") -> Self:
+        """Make an index that keeps a reference to ``items`` instead of a copy: they must not change.
+
+        Where ``device``, as in the constructor, chooses a GPU, that gets its copy.
+        """
         index = cls.__new__(cls)
-        index._metric, index._threads = _metric(metric), _arrays.thread_count(threads)
+        index._metric, index._threads, index._asked = _metric(metric), _arrays.thread_count(threads), device
+        state = _device.build_index(device, items, index._metric)
+        if state is not None:
+            index._start(state)
+            return index
         array, kind = _arrays.elements(items, argument="items")
         index._start(_core.Index.restore(array, kind, index._metric, {}, index._threads))
         return index
@@ -330,7 +337,7 @@ class Index:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Search where ``k`` may exceed the number of items and ``exclude`` is a pattern already; for models.
 
-        ``blend`` (CPU only) holds additions, gates and labels of Blend in csrc/core/operations.h, each may be None.
+        ``blend`` holds additions, gates and labels of Blend in csrc/core/operations.h, each may be None.
         """
         state, k = self._state, _arrays.whole(k, argument="k", least=1)
         reachable, mask = min(k, state.present), _arrays.item_mask(allow, deny, state.rows)

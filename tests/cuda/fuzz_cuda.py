@@ -25,6 +25,7 @@ import salience
 from salience import _device
 from salience._als import padded_width
 from test_als_kernels import padded
+from test_blend import drawn_additions, drawn_gates, packed
 from test_topk import KINDS, METRICS, clustered, drawn_filters, same, vectors
 
 
@@ -72,7 +73,7 @@ def by_index(module, queries, items, k, metric, exclude, allow, deny, path, tuni
     state = _device.DeviceIndex.build(module, held, metric, None)
     pattern = salience._arrays.exclusion_pattern(exclude, len(queries), len(items))
     mask = salience._arrays.item_mask(allow, deny, len(items))
-    return state.search(queries, k, pattern, mask, 0, path, tuning)
+    return state.search(queries, k, pattern, mask, 0, path, tuning=tuning)
 
 
 def check_topk(module, number):
@@ -83,6 +84,56 @@ def check_topk(module, number):
     q, x, k, metric = (arguments[name] for name in ("queries", "items", "k", "metric"))
     expected = reference.topk(q, x.astype(np.float32), k, metric, excluded)
     cpu = salience.topk(q, x, k, metric=metric, exclude=arguments["exclude"], allow=arguments["allow"], device="cpu")
+    return all(np.array_equal(found[0], other[0]) and same(found[1], other[1]) for other in (expected, cpu))
+
+
+def blend_configuration(number):
+    """Draw the arguments of one search of blended scores, all from its number."""
+    random = np.random.default_rng([number, 2029])
+    queries = int(random.choice([1, 2, 7, 9, 33, 64, 65, 130], p=[*[0.16] * 5, 0.08, 0.08, 0.04]))
+    items, columns = int(random.choice([1, 13, 128, 129, 700, 1500])), int(random.choice([0, 1, 7, 16, 33, 64]))
+    kind = str(random.choice(KINDS))
+    q, x = vectors(random, queries, columns, kind), vectors(random, items, columns, kind)
+    pattern = allowed = excluded = additions = gates = labels = None
+    if random.random() < 0.4:
+        drawn, allowed, excluded = drawn_filters(random, queries, items)
+        pattern = salience._arrays.exclusion_pattern(drawn, queries, items)
+    if random.random() < 0.7:
+        additions = drawn_additions(random, queries, items)
+    if random.random() < 0.8:
+        gates = drawn_gates(random, queries, items)
+        if random.random() < 0.3:  # near the limits, where scores are lost below float32 or gates are no use
+            sizes = 10.0 ** random.integers(-20, 20, 2)
+            gates = [(size * side).astype(np.float32) for size, side in zip(sizes, gates, strict=True)]
+        if random.random() < 0.3:
+            gates[1][:, 0] *= (10.0 ** random.uniform(-6, 6, items)).astype(np.float32)
+        if not all((side[:, 0] > 0).all() and np.isfinite(side).all() for side in gates):
+            gates = None
+    if random.random() < 0.5:
+        labels = random.permutation(items).astype(np.int64)
+    k = int(min(items, random.choice([1, 2, 10, 64, 300])))
+    tuning = {"capacity": int(random.choice([1, k, 2 * k + 20, 100]))} if random.random() < 0.4 else {}
+    if random.random() < 0.3:
+        tuning["sample_tiles"] = int(random.choice([0, 1, 2, 5]))
+    if random.random() < 0.3:
+        tuning["block_rows"] = int(random.choice([128, 256, 400]))
+    path = str(random.choice(["auto", "exact", "rows", "panels"]))
+    return q, x, k, (pattern, allowed, excluded), (additions, gates, labels), path, tuning
+
+
+def check_blend(module, number):
+    """Say whether one search of blended scores agrees with the CPU and the oracle to the bit."""
+    configure(module, number)
+    q, x, k, (pattern, allowed, excluded), (additions, gates, labels), path, tuning = blend_configuration(number)
+    blend = None if additions is None else packed(additions), None if gates is None else tuple(gates), labels
+    held = _device.Held(module, x, "items")
+    if number % 3:
+        state = _device.DeviceIndex.build(module, held, "dot", None)
+    else:
+        state = _device.StreamedIndex(module, x, "float32", "dot", np.ones(len(x), bool))
+    found = state.search(q, k, pattern, allowed, 0, path, *blend, tuning=tuning)
+    expected = reference.blended_topk(q, x, k, additions, gates, labels, excluded)
+    cpu = salience.Index(x)._state.search(q, k, pattern, allowed, 2, "auto", *blend)
     return all(np.array_equal(found[0], other[0]) and same(found[1], other[1]) for other in (expected, cpu))
 
 
@@ -249,7 +300,7 @@ def check_als(module, number, solver, **more):
     return good and (not settings["with_data_loss"] or np.isclose(report["data_loss"], data, rtol=2e-5))
 
 
-CHECKS = {"topk": check_topk, "similarity": check_similarity, "select": check_select}
+CHECKS = {"topk": check_topk, "blend": check_blend, "similarity": check_similarity, "select": check_select}
 ALS_CHECKS = {f"als {solver}": functools.partial(check_als, solver=solver) for solver in ("auto", "cg", "cholesky")}
 
 

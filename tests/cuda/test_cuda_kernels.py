@@ -16,6 +16,7 @@ from salience import _device
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "kernels")]
 
 import fuzz_cuda  # noqa: E402
+import test_blend  # noqa: E402
 from barriers import ALS_KERNELS, barriers, goes_wrong  # noqa: E402
 from test_screening_bound import KINDS as BOUND_KINDS  # noqa: E402
 from test_screening_bound import exact, pairs, with_infinities  # noqa: E402
@@ -44,7 +45,9 @@ def search(module, q, x, k, metric="dot", path="auto", excluded=None, allow=None
     ids, scores = np.empty((len(q), k), np.int64), np.empty((len(q), k), np.float32)
     views = [module.View(a.ctypes.data, *a.shape, k, a.dtype.name, False) for a in (ids, scores)]
     exclude = salience._arrays.exclusion_pattern(pattern, len(q), len(x))
-    report = state.packed.search(held.view, k, exclude, _device.mask_view(module, allow), *views, None, path, tuning)
+    report = state.packed.search(
+        held.view, k, exclude, _device.mask_view(module, allow), *views, None, path, tuning=tuning
+    )
     expected = reference.topk(q, x, k, metric, left_out)
     assert np.array_equal(ids, expected[0])
     assert same(scores, expected[1])
@@ -86,6 +89,16 @@ def test_buffers_that_overflow(cuda, path):
     assert search(cuda, ties[:5], ties, 10, "dot", path, capacity=50)["exhaustive"] > 0
     # Without a first level everything passes, more than the panels can carry to their queries.
     search(cuda, q, x, 10, "dot", path, sample_tiles=0, capacity=3000)
+
+
+@pytest.mark.parametrize("path", ["rows", "panels"])
+def test_products_far_below_float32(cuda, path):
+    """Errors are beyond all measure there, and lower bounds are none."""
+    random = np.random.default_rng(2)
+    q, x = (vectors(random, n, 3, "denormal") for n in (9, 200))
+    for rows in (1, 5, 200):
+        for tiles in (1, 2):
+            search(cuda, q, x[:rows], 1, "dot", path, sample_tiles=tiles)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5])
@@ -184,6 +197,61 @@ def test_select_of_many_values(cuda, kind):
             assert np.array_equal(found[1], expected[1], equal_nan=True)
 
 
+def gated(random, queries, items, spread=0.5, count=3):
+    """Draw gates; those of neighbouring items are alike."""
+    gates = [np.exp(spread * random.standard_normal((n, count))).astype(np.float32) for n in (queries, items)]
+    return [gates[0], np.sort(gates[1], axis=0)]
+
+
+def search_blended(module, q, x, k, additions, gates, labels=None, path="auto", **tuning):
+    """Search blended scores and compare with the oracle; returns what the search reported."""
+    state = _device.DeviceIndex.build(module, _device.Held(module, x, "items"), "dot", None)
+    held = _device.Held(module, q, "queries")
+    ids, scores = np.empty((len(q), k), np.int64), np.empty((len(q), k), np.float32)
+    views = [module.View(a.ctypes.data, *a.shape, k, a.dtype.name, False) for a in (ids, scores)]
+    entries = None if additions is None else test_blend.packed(additions)
+    report = state.packed.search(held.view, k, None, None, *views, None, path, entries, tuple(gates), labels, tuning)
+    expected = reference.blended_topk(q, x, k, additions, gates, labels)
+    assert np.array_equal(ids, expected[0])
+    assert same(scores, expected[1])
+    return report
+
+
+@pytest.mark.parametrize("path", ["rows", "panels"])
+def test_a_scan_of_gated_scores_keeps_few(cuda, path):
+    """Gates cost the bound little where the items of a tile have alike ones, and not much where they do not."""
+    random = np.random.default_rng(0)
+    q, x = vectors(random, 24, 40, "plain"), vectors(random, 6000, 40, "plain")
+    gates = gated(random, 24, 6000)
+    report = search_blended(cuda, q, x, 10, None, gates, path=path)
+    assert report["exhaustive"] == report["second_turns"] == 0
+    assert 240 <= report["survivors"] <= 360
+    unsorted = gates[0], random.permutation(gates[1])
+    assert search_blended(cuda, q, x, 10, None, unsorted, path=path)["exhaustive"] == 0
+    additions = sp.random_array((24, 6000), density=0.01, format="csr", rng=random, dtype=np.float32)
+    additions.sort_indices()
+    with_additions = search_blended(cuda, q, x, 10, 20 * additions, gates, random.permutation(6000), path)
+    assert with_additions["exhaustive"] == 0
+    assert with_additions["survivors"] < report["survivors"]
+
+
+@pytest.mark.parametrize("path", ["rows", "panels"])
+def test_gates_that_no_bound_can_serve(cuda, monkeypatch, path):
+    random = np.random.default_rng(1)
+    q, x = vectors(random, 20, 12, "plain"), vectors(random, 1500, 12, "plain")
+    for sizes, served in (((1e20, 1e18), 0), ((1e-22, 2e-22), 0), ((1e20, 1e-20), 20), ((1.0, 1e15), 0)):
+        gates = [np.float32(size) * part for size, part in zip(sizes, gated(random, 20, 1500), strict=True)]
+        report = search_blended(cuda, q, x, 10, None, gates, path=path)
+        scored = report["exhaustive"] + (20 if report["survivors"] == 0 and not report["exhaustive"] else 0)
+        assert scored == 20 - served
+    gates = gated(random, 20, 1500)
+    report = search_blended(cuda, q, (1e20 * x).astype(np.float32), 10, None, [1e3 * part for part in gates], path=path)
+    assert report["exhaustive"] == 0
+    report = search_blended(cuda, 1e18 * q, (1e20 * x).astype(np.float32), 10, None, gates, path=path)
+    assert report["exhaustive"] == 20
+    test_blend.vanishing(path, "cuda")
+
+
 def test_the_answer_does_not_depend_on_the_order_of_lanes(emulated):
     random = np.random.default_rng(3)
     q, x = vectors(random, 6, 20, "close"), vectors(random, 1000, 20, "close")
@@ -216,6 +284,14 @@ def drill(module, seed=0, skipped=""):
         assert report["second_turns"] == report["exhaustive"] == 0
         search(module, q[:count], x, 12, metric, path, some, sample_tiles=3, capacity=60)
     search(module, q, x, 12, "dot", "panels", sample_tiles=0, capacity=700)
+    gates, additions = gated(random, 70, 700, 0.1), sp.csr_array(20 * excluded.astype(np.float32))
+    for count, path in ((70, "panels"), (5, "rows")):
+        settle()
+        mine = gates[0][:count], gates[1]
+        report = search_blended(
+            module, q[:count], x, 5, additions[:count], mine, None, path, sample_tiles=3, capacity=700
+        )
+        assert report["second_turns"] == report["exhaustive"] == 0
     for shared in (163, 64):  # one chunk a tile; panels that stay in shared memory and others
         settle(shared)
         report = search(module, q[:, :20].copy(), np.nan_to_num(x[:, :20]), 8, "dot", "panels", capacity=700)
@@ -231,7 +307,7 @@ def drill(module, seed=0, skipped=""):
         assert np.array_equal(_device.select(module, scores, k)[0], reference.select(scores, k)[0])
 
 
-BARRIERS = barriers(["*.cuh"], ALS_KERNELS)
+BARRIERS = barriers(["*.cuh"], (*ALS_KERNELS, "attention.cuh"))
 
 
 def test_every_kernel_meets_at_every_barrier(emulated):

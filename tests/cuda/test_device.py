@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import salience
 from cuda_on_cpu.stand_in import StandIn
 from salience import _backends, _device
+from salience.datasets import synthetic
 
 RANDOM = np.random.default_rng(0)
 Q = RANDOM.standard_normal((6, 20), dtype=np.float32)
@@ -230,6 +231,37 @@ def test_items_beyond_the_memory_pass_through_it(emulated):
     emulated.configure(memory=1 << 17)
     with pytest.raises(MemoryError, match=r"device: too little memory for a search: \d+ bytes wanted, \d+ of 131072"):
         salience.topk(Q[:2], big, 4, device="cuda")
+
+
+@pytest.mark.parametrize("attention", ["fixed", "linear", "softmax"])
+def test_a_hybrid_scorer_recommends_the_same(cuda, attention, tmp_path):
+    found = synthetic(200, 900, seed=3)
+    data, features = found.interactions, found.item_features[found.interactions.items - 1]
+    parts = [salience.ALS(8, epochs=2), salience.Content(features), salience.History(salience.ItemKNN(10))]
+    model = salience.HybridScorer(parts, attention=attention, most_users=60, device="cuda").fit(data)
+    assert model._serving.index.device == "cuda"
+    model.save(tmp_path / "hybrid")
+    host = salience.HybridScorer.load(tmp_path / "hybrid")
+    assert host._serving.index.device == "cpu"
+    some = data.items[::3]
+    for settings in ({}, {"exclude_seen": False}, {"allow": some}, {"deny": some}):
+        one, other = (m.recommend(data.users[:90], 12, **settings) for m in (model, host))
+        equal((one.rows, one.scores), (other.rows, other.scores))
+    for weights in ([1.0] * len(model.components),):
+        one, other = (m.with_weights(weights).recommend(data.users[:9], 2000) for m in (model, host))
+        equal((one.rows, one.scores), (other.rows, other.scores))
+
+
+def test_unsound_blends_are_errors_on_the_gpu(cuda):
+    state = salience.Index(X, device="cuda")._state
+    gates = np.ones((6, 2), np.float32), np.ones((5000, 1), np.float32)
+    with pytest.raises(ValueError, match=r"item_gates: shape \(5000, 1\); expected \(5000, 2\)"):
+        state.search(Q, 5, None, None, 0, "auto", None, gates)
+    with pytest.raises(ValueError, match="labels: 2 of them; expected one for each of the 5000 items"):
+        state.search(Q, 5, None, None, 0, "auto", None, None, np.arange(2))
+    other = salience.Index(X, metric="cosine", device="cuda")._state
+    with pytest.raises(ValueError, match="metric: not 'dot'; expected 'dot' where scores are blended"):
+        other.search(Q, 5, None, None, 0, "auto", None, (np.ones((6, 1), np.float32), np.ones((5000, 1), np.float32)))
 
 
 def test_memory_is_given_back(emulated):

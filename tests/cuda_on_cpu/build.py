@@ -16,8 +16,8 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
-    *(f"csrc/cuda/{name}.cu" for name in ("topk", "als", "als_factors", "catalogue", "similarity", "select")),
-    "csrc/cuda/module.cpp", "csrc/cuda/als_module.cpp",
+    *(f"csrc/cuda/{name}.cu" for name in ("topk", "als", "als_factors", "catalogue", "similarity", "select", "attention")),
+    *(f"csrc/cuda/{name}.cpp" for name in ("module", "als_module", "attention_module")),
     "csrc/core/validate.cpp", "tests/cuda_on_cpu/emulator.cpp", "tests/cuda_on_cpu/bindings.cpp",
 )  # fmt: skip
 FOLDERS = ("csrc/core", "csrc/cuda", "csrc/bindings", "tests/cuda_on_cpu")

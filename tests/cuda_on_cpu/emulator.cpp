@@ -637,6 +637,8 @@ void launch_kernel(const char* name, void (*kernel)(), const LaunchShape& shape,
   const std::lock_guard<std::mutex> lock(all.mutex);
   if (shape.threads % emulator::kWarp != 0 || shape.threads > 1024 || shape.threads <= 0)
     throw emulator::Report(std::string(name) + ": blocks of " + std::to_string(shape.threads) + " threads");
+  if (shape.blocks > std::numeric_limits<int32_t>::max())
+    throw emulator::Report(std::string(name) + ": " + std::to_string(shape.blocks) + " blocks");
   if (shape.shared_bytes > all.settings.shared_bytes)
     throw emulator::Report(std::string(name) + ": " + std::to_string(shape.shared_bytes) +
                            " bytes of shared memory");

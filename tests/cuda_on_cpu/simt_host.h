@@ -192,6 +192,9 @@ inline float multiply_add(float a, float b, float c) {
 }
 inline double multiply_add(double a, double b, double c) { return a * b + c; }
 inline double divide_rn(double a, double b) { return a / b; }
+inline float divide_floats(float a, float b) { return a / b; }
+inline float add_floats(float a, float b) { return a + b; }
+inline float multiply_floats(float a, float b) { return a * b; }
 inline double square_root_rn(double a) { return std::sqrt(a); }
 inline float float_rn(double a) { return static_cast<float>(a); }
 inline float float_down(double a) { return emulator::round_to_float(a, -1); }

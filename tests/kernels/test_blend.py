@@ -98,6 +98,22 @@ def test_denominators_at_the_limits_of_float32(sizes):
     assert same(found[1], expected[1])
 
 
+def vanishing(path, device):
+    """Search where all quotients are too small for float32, and so alike."""
+    random = np.random.default_rng(4)
+    x = -np.abs(random.standard_normal((3000, 12))).astype(np.float32)
+    q = (1e-12 * np.abs(random.standard_normal((20, 12)))).astype(np.float32)
+    gates = tuple(np.full((n, 1), size, np.float32) for n, size in ((20, 1e17), (3000, 1e18)))
+    found = salience.Index(x, device=device)._state.search(q, 20, None, None, 0, path, None, gates)
+    assert (found[0] == np.arange(20)).all()
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize("path", ["rows", "panels"])
+def test_quotients_below_float32_are_equal(path):
+    vanishing(path, "cpu")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -163,10 +163,7 @@ struct PairArguments {
   const double* b_squares;
   const uint32_t* rows;  // of `a`, or null: all
   int64_t row_count;
-  Matrix<float> out;  // similarity
-  uint64_t* keys;     // scores as keys: row_count x key_stride
-  int64_t key_stride;
-  Filters filters;
+  Matrix<float> out;  // of similarity
 };
 
 // Calls put(number of the row among those wanted, row of a, row of b, score) for the pairs of this block's
@@ -178,7 +175,9 @@ SALIENCE_DEVICE void score_pairs(const PairArguments& p, Put put) {
   const int64_t row_a = block() / across * kPairRows, row_b = block() % across * kPairRows;
   double totals[2][2];
   pair_totals<Euclidean>(p.a, p.rows, row_a, p.row_count, p.b, row_b, tile, totals);
+  SALIENCE_UNROLL
   for (int i = 0; i < 2; ++i) {
+    SALIENCE_UNROLL
     for (int j = 0; j < 2; ++j) {
       const int64_t number = row_a + thread() / 16 + 16 * i, b = row_b + thread() % 16 + 16 * j;
       if (number >= p.row_count || b >= p.b.rows) continue;
@@ -196,16 +195,6 @@ SALIENCE_KERNEL(kPairThreads, 2)
 similarity_tile(PairArguments p) {
   score_pairs<Euclidean>(
       p, [&](int64_t number, int64_t, int64_t b, float score) { p.out.row(number)[b] = score; });
-}
-
-// The exact path of top-k: keys of all items, 0 for what is left out.
-template <bool Euclidean>
-SALIENCE_KERNEL(kPairThreads, 2)
-key_tile(PairArguments p) {
-  score_pairs<Euclidean>(p, [&](int64_t number, int64_t a, int64_t b, float score) {
-    p.keys[number * p.key_stride + b] =
-        admits(p.filters, a, b) ? canonical_key(p.metric, score, p.filters.first_item + b) : 0;
-  });
 }
 
 inline int64_t pair_blocks(int64_t rows_a, int64_t rows_b) {

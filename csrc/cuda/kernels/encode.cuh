@@ -179,6 +179,7 @@ struct EncodeQueriesArguments {
   uint32_t* flags;
   const uint64_t* best;  // sorted keys of items that were scored before, k per query; or null
   int64_t k;
+  const double* gate_scales;  // 0 where the scan cannot serve the query; null where scores are not gated
 };
 
 // A warp encodes a query.
@@ -186,8 +187,10 @@ SALIENCE_KERNEL(kEncodeThreads, 2) encode_queries(EncodeQueriesArguments a) {
   const int64_t query = block() * (kEncodeThreads / 32) + warp();
   const bool padding = query >= a.queries.rows;
   const double norm = padding ? 0.0 : a.norms[query], squares = padding ? 0.0 : a.squares[query];
+  const double gate_scale = a.gate_scales == nullptr || padding ? 1.0 : a.gate_scales[query];
   // A zero query scores 0 with every finite item, which no bound can part.
-  const bool hopeless = !(norm < kLargestNorm) || (a.metric != Metric::euclidean && squares == 0.0);
+  const bool hopeless =
+      !(norm < kLargestNorm) || (a.metric != Metric::euclidean && squares == 0.0) || gate_scale == 0.0;
   const double scale = hopeless ? 1.0 : scale_of(norm);
   const VectorsView rows{a.queries.data, ElementType::float32, a.queries.rows, a.queries.columns,
                          a.queries.row_stride};
@@ -197,7 +200,8 @@ SALIENCE_KERNEL(kEncodeThreads, 2) encode_queries(EncodeQueriesArguments a) {
   const Encoded encoded{scale, norm, lost * kRoundedUp * scale};
   const double centre_norm = a.centre == nullptr ? 0.0 : a.centre[a.queries.columns];
   const ScreeningBound bound(a.metric, accumulation_error(a.depth), centre_norm);
-  a.facts[query] = {bound.coefficients(encoded), scale, norm, squares, -ScreeningBound::kInfinity};
+  a.facts[query] = {bound.coefficients(encoded), scale,     norm, squares,
+                    -ScreeningBound::kInfinity,  gate_scale};
   const uint64_t worst = a.best == nullptr ? 0 : a.best[query * a.k + a.k - 1];
   if (worst != 0 && !hopeless) a.facts[query].level = level_of_key(a.metric, worst, a.facts[query]);
   a.flags[query] = hopeless ? uint32_t{kExhaustive} : 0u;

@@ -9,7 +9,7 @@
 // each group of 16 items, from which compact_survivors takes the first level.
 #pragma once
 
-#include "cuda/kernels/canonical.cuh"
+#include "cuda/kernels/blend.cuh"
 #include "cuda/kernels/select.cuh"
 
 namespace salience::cuda {
@@ -49,6 +49,7 @@ struct ScreenArguments {
   uint32_t* counts;  // beyond the capacity where it did not suffice
   uint32_t* lost;    // not 0: a pair of the query found no room on its way
   Filters filters;
+  BlendView blend;
 };
 
 // A closed query takes no part: nothing passes its level.
@@ -75,6 +76,16 @@ SALIENCE_DEVICE float lower_bound(float sum, const QueryBound& query, const Tile
   return value - error - size * 0x1.0p-20f - 0x1.0p-100f;
 }
 
+// Whether an item may still reach the level, of which `lower` is a lower bound; p' is 1 where nothing is
+// gated.
+SALIENCE_DEVICE bool may_reach(const BlendView& blend, const QueryBound& query, const TileBound& tile,
+                               float lower, float denominator) {
+  // With what lower_bound takes off beside the error.
+  const float error = divide_floats(error_of(query, tile) + 0x1.0p-92f, denominator);
+  const float size = magnitude(lower) + error, rounding = 0x1.0p-18f + 2.0f * blend.rounding;
+  return !(lower + 2.0f * error + size * rounding + 0x1.0p-90f < query.level);
+}
+
 // A survivor: its lower bound, made to sort, over its item.
 SALIENCE_DEVICE uint64_t survivor_key(float lower, int64_t item) {
   uint32_t bits;
@@ -92,15 +103,30 @@ SALIENCE_DEVICE bool is_usable(const uint32_t* words, int64_t item) {
   return (words[item / 32] >> (item % 32) & 1u) != 0;
 }
 
+// The query with its level as one of the tile's S.
+template <bool Gated>
+SALIENCE_DEVICE QueryBound bound_in_tile(const ScreenArguments& a, QueryBound bound, int64_t query,
+                                         int64_t tile) {
+  if (Gated) bound.level = level_in_tile(a.blend, bound.level, query, tile);
+  return bound;
+}
+
 // Notes a pair that passed, unless a filter leaves it out.
+template <bool Gated>
 SALIENCE_DEVICE void note_survivor(const ScreenArguments& a, int64_t query, const QueryBound& bound,
                                    int64_t item, float sum) {
   if (a.counts[query] > a.capacity)
     return;  // it overflowed: more of it says nothing, and must not wrap around
   if (!is_usable(a.usable, item) || is_excluded(a.filters, query, item)) return;
+  const TileBound tile = a.items.bounds[item / kTileRows];
+  float lower = a.raw ? sum : lower_bound(sum, bound, tile);
+  if (Gated) {
+    const float p = denominator(a.blend, query, a.blend.item_gates.row(item));
+    lower = lower_quotient(a.blend, lower, p);
+    if (!may_reach(a.blend, bound, tile, lower, p)) return;
+  }
   const uint32_t slot = atomic_add(&a.counts[query], 1);
   if (slot >= a.capacity) return;
-  const float lower = a.raw ? sum : lower_bound(sum, bound, a.items.bounds[item / kTileRows]);
   a.survivors[query * a.stride + slot] = survivor_key(lower, item);
 }
 
@@ -135,6 +161,7 @@ inline int64_t panel_bytes(bool resident, int64_t depth) {
 }
 
 // Sends what is staged to its queries.
+template <bool Gated>
 SALIENCE_DEVICE void send_staged(const ScreenArguments& a, PanelShared& shared, int64_t panel,
                                  int64_t range) {
   const uint32_t staged = shared.staged_count < kStagedPairs ? shared.staged_count : kStagedPairs;
@@ -142,7 +169,7 @@ SALIENCE_DEVICE void send_staged(const ScreenArguments& a, PanelShared& shared, 
     const StagedPair pair = shared.staged[n];
     const uint32_t q = pair.place & 127u, row = pair.place >> 7 & 127u;
     const int64_t tile = a.visits.tile(range + static_cast<int64_t>(pair.place >> 14) * a.ranges);
-    note_survivor(a, panel * kPanelQueries + q, shared.bounds[q], tile * kTileRows + row, pair.sum);
+    note_survivor<Gated>(a, panel * kPanelQueries + q, shared.bounds[q], tile * kTileRows + row, pair.sum);
   }
   if (shared.lost[thread()] != 0) {
     a.lost[panel * kPanelQueries + thread()] = 1;
@@ -294,7 +321,7 @@ SALIENCE_DEVICE void clear(WarpSums& sums) {
 }
 
 // A block scans its range of the tiles for one panel of queries.
-template <bool Resident>
+template <bool Resident, bool Gated>
 SALIENCE_KERNEL(kPanelThreads, 2)
 screen_panels(ScreenArguments a) {
   constexpr int kStages = Resident ? kResidentStages : kPassingStages;
@@ -355,9 +382,11 @@ screen_panels(ScreenArguments a) {
     fetch();
     if (here.chunk == 0) {
       // Nothing is staged between this barrier and the next, so all threads see the same count.
-      if (shared.staged_count >= kStagedMark) send_staged(a, shared, panel, range);
+      if (shared.staged_count >= kStagedMark) send_staged<Gated>(a, shared, panel, range);
       const TileBound bound = a.items.bounds[here.tile];
-      shared.thresholds[thread()] = threshold_of(shared.bounds[thread()], bound);
+      const int64_t query = int64_t{panel} * kPanelQueries + thread();
+      shared.thresholds[thread()] =
+          threshold_of(bound_in_tile<Gated>(a, shared.bounds[thread()], query, here.tile), bound);
       shared.factors[thread()] = shared.bounds[thread()].factor * bound.ratio;
       if (thread() < kWordsPerTile) shared.usable[thread()] = a.usable[here.tile * kWordsPerTile + thread()];
       clear(sums);
@@ -376,7 +405,7 @@ screen_panels(ScreenArguments a) {
   }
   copy_async_wait<0>();
   block_barrier();
-  send_staged(a, shared, panel, range);
+  send_staged<Gated>(a, shared, panel, range);
 }
 
 // --- Few queries ---
@@ -386,6 +415,7 @@ inline int64_t few_bytes(int64_t groups, int64_t depth) {
 }
 
 // One query of a group of eight against rows g and g + 8 of a strip of 16 items.
+template <bool Gated>
 SALIENCE_DEVICE void finish_few(const ScreenArguments& a, int64_t query, const QueryBound& bound,
                                 const TileBound& tile, int64_t visit, int strip, int64_t item, float first,
                                 float second) {
@@ -408,15 +438,15 @@ SALIENCE_DEVICE void finish_few(const ScreenArguments& a, int64_t query, const Q
           largest > none ? survivor_key(lower_bound(largest, bound, tile), 0) : 0;
     return;
   }
-  const float threshold = threshold_of(bound, tile);
-  if (!(first < threshold)) note_survivor(a, query, bound, item, first);
-  if (!(second < threshold)) note_survivor(a, query, bound, item + 8, second);
+  const float threshold = threshold_of(bound_in_tile<Gated>(a, bound, query, item / kTileRows), tile);
+  if (!(first < threshold)) note_survivor<Gated>(a, query, bound, item, first);
+  if (!(second < threshold)) note_survivor<Gated>(a, query, bound, item + 8, second);
 }
 
 // A warp takes strips of 16 items for 8 `Groups` queries. A lane loads eight halves of rows g and g + 8 at a
 // time and gives them to two matrix instructions in the order in which it holds them; the queries come in the
 // same order, and the order of a sum's terms is free.
-template <int Groups>
+template <int Groups, bool Gated>
 SALIENCE_KERNEL(kFewThreads, 2)
 screen_few(ScreenArguments a) {
   constexpr int kQueries = Groups * 8;
@@ -455,8 +485,9 @@ screen_few(ScreenArguments a) {
     SALIENCE_UNROLL
     for (int group = 0; group < Groups; ++group) {
       const int query = group * 8 + 2 * t;
-      finish_few(a, query, bounds[query], bound, visit, strip, item, sums[group][0], sums[group][2]);
-      finish_few(a, query + 1, bounds[query + 1], bound, visit, strip, item, sums[group][1], sums[group][3]);
+      finish_few<Gated>(a, query, bounds[query], bound, visit, strip, item, sums[group][0], sums[group][2]);
+      finish_few<Gated>(a, query + 1, bounds[query + 1], bound, visit, strip, item, sums[group][1],
+                        sums[group][3]);
     }
   }
 }

@@ -28,10 +28,18 @@ struct BoundArguments {
   uint32_t* lost;
   int64_t query_count;
   int64_t padded;
+  bool gated;
 };
 
-SALIENCE_DEVICE float level_in_units(const QueryFacts& facts, double scale) {
-  return float_down(facts.level / (facts.scale * scale));
+inline constexpr double kLargestNumerator = 0x1.0p126;  // of a quotient; beyond it scores may be infinite
+
+// s T of items of scale `scale`, for levels.
+SALIENCE_DEVICE double level_unit(const QueryFacts& facts, double scale) {
+  return facts.scale * scale / facts.gate_scale;
+}
+
+SALIENCE_DEVICE float level_in_units(const QueryFacts& facts, double scale, bool gated) {
+  return float_down((facts.level - (gated ? kQuotientSlack : 0.0)) / level_unit(facts, scale));
 }
 
 // Facts in the units of these items, a thread per query. Closes those that take no part.
@@ -48,8 +56,10 @@ SALIENCE_KERNEL(kSelectThreads, 2) set_bounds(BoundArguments a) {
   const bool euclidean = a.metric == Metric::euclidean;
   // Beyond this |z| dwarfs |v|, and their difference would leave float32.
   if (euclidean && factor > kLargestFactor) a.flags[q] |= kExhaustive;
+  // No item is longer than 256 T.
+  if (a.gated && facts.norm * 256.0 * *a.scale > kLargestNumerator) a.flags[q] |= kExhaustive;
   if (!takes_part(a.turn, a.flags[q])) return;
-  a.bounds[q] = {level_in_units(facts, *a.scale), float_up(facts.error.constant / unit),
+  a.bounds[q] = {level_in_units(facts, *a.scale, a.gated), float_up(facts.error.constant / unit),
                  float_up(facts.error.norm / facts.scale), float_up(facts.error.residual / facts.scale),
                  euclidean ? float_rn(factor) : 0.0f};
   a.counts[q] = a.lost[q] = 0;
@@ -59,9 +69,10 @@ struct CompactArguments {
   Metric metric;
   Turn turn;
   bool sample;
-  int64_t sampled;  // groups
+  Visits visits;  // of the sample
   PackedView items;
   Filters filters;
+  BlendView blend;
   int64_t k;
   int64_t capacity;
   int64_t stride;
@@ -79,6 +90,16 @@ struct CompactShared {
   uint32_t kept[kSelectThreads / 32];
 };
 
+// Lower bounds of a sample as those of quotients.
+SALIENCE_DEVICE void divide_sample(const CompactArguments& a, int64_t query, int64_t count, uint64_t* keys) {
+  for (int64_t i = thread(); i < count; i += kSelectThreads) {
+    if (keys[i] == 0) continue;
+    const float lower = survivor_lower(keys[i]);
+    const float* const edge = edge_of(a.blend, a.visits.tile(i / kSamplesPerTile), !(lower < 0.0f));
+    keys[i] = survivor_key(lower_quotient(a.blend, lower, denominator(a.blend, query, edge)), 0);
+  }
+}
+
 // A block takes a query: raises its level to what k survivors reach and drops those that cannot reach it.
 SALIENCE_KERNEL(kSelectThreads, 2) compact_survivors(CompactArguments a) {
   auto& shared = shared_memory<CompactShared>();
@@ -87,24 +108,29 @@ SALIENCE_KERNEL(kSelectThreads, 2) compact_survivors(CompactArguments a) {
   uint64_t* const keys = a.survivors + q * a.stride;
   const uint32_t passed = a.counts[q];
   const bool overflowed = !a.sample && (passed > a.capacity || a.lost[q] != 0);
-  const int64_t count = a.sample ? a.sampled : passed > a.capacity ? a.capacity : passed;
+  const int64_t sampled = a.visits.count * kSamplesPerTile;
+  const int64_t count = a.sample ? sampled : passed > a.capacity ? a.capacity : passed;
+  const bool gated = a.blend.ranges != nullptr;
+  if (a.sample && gated) divide_sample(a, q, count, keys);
   // As many more groups of a sample may owe their maxima to items that this query leaves out.
   const int64_t left_out =
       a.sample && a.filters.exclude != nullptr ? a.filters.exclude[q + 1] - a.filters.exclude[q] : 0;
   const int64_t rank = a.k + left_out;
   QueryBound bound = a.bounds[q];
   const QueryFacts facts = a.facts[q];
-  block_barrier();  // the first thread will write to what all have read by now
+  // The first thread will write to what all have read by now; and a sample is divided.
+  block_barrier();
   const uint64_t best =
       count >= rank ? kth_largest<uint64_t>([&](int64_t i) { return keys[i]; }, count, rank, shared.select)
                     : 0;
   if (best != 0) {
-    const double lower = static_cast<double>(survivor_lower(best)) * (facts.scale * *a.items.scale);
+    const double lower = static_cast<double>(survivor_lower(best)) * level_unit(facts, *a.items.scale);
     const ScreeningBound screening(a.metric, 0.0, 0.0);
     QueryFacts raised = facts;
     raised.level = screening.level_of_screened(lower, 0.0, facts.norm);
-    if (raised.level < facts.level) raised.level = facts.level;
-    bound.level = level_in_units(raised, *a.items.scale);
+    // Also where `best`, the upper digits of a key of -infinity, stands for no number.
+    if (!(raised.level >= facts.level)) raised.level = facts.level;
+    bound.level = level_in_units(raised, *a.items.scale, gated);
     if (thread() == 0) {
       a.facts[q].level = raised.level;
       a.bounds[q].level = bound.level;
@@ -123,10 +149,9 @@ SALIENCE_KERNEL(kSelectThreads, 2) compact_survivors(CompactArguments a) {
     const uint64_t key = i < count ? keys[i] : 0;
     bool keep = i < count && key >= best;
     if (!keep && i < count && !overflowed) {
-      const float lower = survivor_lower(key);
-      const float error = error_of(bound, a.items.bounds[survivor_item(key) / kTileRows]);
-      const float size = (lower < 0.0f ? -lower : lower) + error;
-      keep = !(lower + 2.0f * error + size * 0x1.0p-18f + 0x1.0p-90f < bound.level);
+      const int64_t item = survivor_item(key);
+      const float p = gated ? denominator(a.blend, q, a.blend.item_gates.row(item)) : 1.0f;
+      keep = may_reach(a.blend, bound, a.items.bounds[item / kTileRows], survivor_lower(key), p);
     }
     const uint32_t votes = ballot(keep);
     if (lane() == 0) shared.kept[warp()] = static_cast<uint32_t>(count_bits(votes));
@@ -152,6 +177,7 @@ struct RescoreArguments {
   bool tighten;  // only raise levels, from the canonical scores of what is held, and let go of it
   PackedView packed;
   Filters filters;
+  BlendView blend;
   int64_t k;
   int64_t stride;
   uint64_t* survivors;  // becomes keys
@@ -186,7 +212,7 @@ SALIENCE_DEVICE void rescore_all(const RescoreArguments& a, int64_t q, int64_t h
         canonical_score(a.metric, sum, a.facts[q].squares, cosine ? a.packed.norms[item] : 0.0);
     keys[i] = irregular && !admits(a.filters, q, item)
                   ? 0
-                  : canonical_key(a.metric, score, a.filters.first_item + item);
+                  : blended_key(a.blend, a.metric, score, q, item, a.filters.first_item);
   }
 }
 
@@ -214,6 +240,44 @@ rescore_survivors(RescoreArguments a) {
     if (level > a.facts[q].level) a.facts[q].level = level;
   }
   if (a.tighten) a.counts[q] = 0;
+}
+
+struct AdditionArguments {
+  Matrix<const float> queries;
+  VectorsView items;
+  AdditionsView additions;
+  const uint8_t* allowed;  // or null
+  int64_t first_item;
+  BlendView blend;
+  int64_t k;
+  bool has_best;
+  uint64_t* keys;     // one per addition
+  uint64_t* best;     // as in RescoreArguments
+  uint64_t* scratch;  // likewise
+};
+
+// A block takes a query: scores the items that have an addition, merges them with the best of earlier items.
+SALIENCE_KERNEL(kSelectThreads, 2) score_additions(AdditionArguments a) {
+  auto& shared = shared_memory<SelectShared<uint64_t>>();
+  const int64_t q = block(), begin = a.additions.pointers[q], count = a.additions.pointers[q + 1] - begin;
+  uint64_t* const keys = a.keys + begin;
+  for (int64_t start = 0; start < count; start += kSelectThreads / 8) {
+    const int64_t i = start + thread() / 8;
+    const int64_t item = i < count ? a.additions.items[begin + i] - a.first_item : -1;
+    const bool valid = item >= 0 && item < a.items.rows && (a.allowed == nullptr || a.allowed[item] != 0);
+    const double total = group_total<false>(a.queries.row(q), a.items, item, valid);
+    if (i >= count || (lane() & 7) != 0) continue;
+    const float score = add_floats(canonical_float(total), a.additions.values[begin + i]);
+    keys[i] = valid ? blended_key(a.blend, Metric::dot, score, q, item, a.first_item) : 0;
+  }
+  // The keys are seen by all at the first barrier of the selection.
+  uint64_t* const best = a.best + q * a.k;
+  const auto key_at = [&](int64_t i) { return i < count ? keys[i] : best[i - count]; };
+  uint64_t* const scratch = a.k <= kSharedKeys ? nullptr : a.scratch + q * power_of_two(a.k);
+  const uint64_t* const sorted =
+      select_sorted<uint64_t>(key_at, count + (a.has_best ? a.k : 0), a.k, scratch, shared);
+  const int64_t found = shared.found;
+  for (int64_t j = thread(); j < a.k; j += kSelectThreads) best[j] = j < found ? sorted[j] : 0;
 }
 
 struct SelectBestArguments {

@@ -28,7 +28,7 @@ class Exploration:
     propensities: npt.NDArray[np.float64]
 
 
-def explore(candidates: Recommendations, k: int = 10, *, epsilon: float = 0.1, seed: int = 0) -> Exploration:
+def explore(candidates: Recommendations, k: int = 10, *, seed: int, epsilon: float = 0.1) -> Exploration:
     """Give each place of a list, with probability ``epsilon``, to any of the candidates that are left.
 
     The other places go to the best candidate that is left (epsilon-greedy, place by place).
@@ -38,10 +38,10 @@ def explore(candidates: Recommendations, k: int = 10, *, epsilon: float = 0.1, s
     candidates : Recommendations
         Several times ``k`` long: what may be shown at all.
     k : int
+    seed : int
+        Another one each time: the same seed gives the same lists, and propensities that hold for none of them.
     epsilon : float
         0 to 1.
-    seed : int
-        Another one each time: the same seed gives the same lists.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from salience import _arrays
+from salience import _arrays, _backends
 from salience.hybrid._features import unit
 from salience.hybrid.attention import (
     Attention,
@@ -152,6 +152,8 @@ class HybridScorer(RankingModel):
         How :meth:`observe` learns.
     seed : int
     threads : int, optional
+    device : {"auto", "cpu", "cuda"}
+        Where recommending searches, as for :class:`salience.Index`; the answers are the same. Components have theirs.
 
     Attributes
     ----------
@@ -187,6 +189,7 @@ class HybridScorer(RankingModel):
         feedback: Feedback | None = None,
         seed: int = 0,
         threads: int | None = None,
+        device: _backends.Device = "auto",
     ) -> None:
         for argument, value, known in (
             ("attention", attention, ("linear", "softmax", "fixed")),
@@ -229,6 +232,7 @@ class HybridScorer(RankingModel):
         self.seed = _arrays.whole(seed, argument="seed", most=2**63 - 1)
         _arrays.thread_count(threads)
         self.threads = threads
+        self.device = _backends.check_device(device)
 
     @property
     def component_names(self) -> list[str]:
@@ -324,7 +328,7 @@ class HybridScorer(RankingModel):
     def _adopt(self, data: Interactions, fitted: _Fitted, attention: Attention) -> None:
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
         self._parts, self.attention_ = fitted, attention
-        self._serving = _Serving(fitted, attention, self.threads)
+        self._serving = _Serving(fitted, attention, self.threads, self.device)
         self._live = Live()
 
     # Learning from feedback
@@ -878,7 +882,7 @@ def _ahead(prepare: Callable[[int], _Request], starts: range) -> Iterator[_Reque
 class _Serving:
     """Components and attention folded into one search."""
 
-    def __init__(self, fitted: _Fitted, attention: Attention, threads: int | None) -> None:
+    def __init__(self, fitted: _Fitted, attention: Attention, threads: int | None, device: _backends.Device) -> None:
         self.scale = attention.scale
         available = fitted.item_available
         logits = attention.item_logits(item_state(fitted.item_counts), available)
@@ -894,7 +898,7 @@ class _Serving:
         # Gates in the order of the index's rows, one that is always available first.
         self.columns = np.roll(np.arange(self.factor.shape[1]), -(priors[0] if priors else 0))
         self.item_gates = np.ascontiguousarray(self.factor[self.order][:, self.columns]) if self.gated else None
-        self.index = Index.borrow(self.items, threads=threads)
+        self.index = Index.borrow(self.items, threads=threads, device=device)
 
     def queries(self, audience: Audience) -> tuple[Float32, Any, Float32 | None]:
         """Return query vectors, additions (columns are items) and the gates of users."""
