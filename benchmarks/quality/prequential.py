@@ -3,7 +3,7 @@
     SALIENCE_DATA=... python benchmarks/quality/prequential.py            # ml-latest-small, its second half
     python benchmarks/quality/prequential.py --nightly                    # and with components fitted anew each night
     python benchmarks/quality/prequential.py --tune                       # how the rates of Feedback were chosen
-    python benchmarks/quality/prequential.py --memory                     # a million events
+    python benchmarks/quality/prequential.py --memory                     # a million events pass
 
 The model is fitted on the first half of the ratings in time order, as interactions; each later rating is predicted (the
 NDCG@10 of the film among all films that the user has not rated) and then observed. The rates were chosen on the events
@@ -105,9 +105,10 @@ def tune(data: Interactions) -> None:
         line(name, prequential(live(model, feedback), events), None)
 
 
-def memory(data: Interactions, count: int = 1_000_000) -> None:
-    """Peak memory while a million random events, most of them on popular films, pass."""
-    model = live(movies(data, part(data, 0.0, 0.5)), Feedback(history_limit=100, refresh=0.2))
+def memory(data: Interactions, learn: bool, count: int) -> None:
+    """Print memory while random events, most of them on popular films, pass; attention learns from them or not."""
+    rates = {} if learn else {"rate": 0.0, "user_rate": 0.0}
+    model = live(movies(data, part(data, 0.0, 0.5)), Feedback(history_limit=100, refresh=0.2, **rates))
     random = np.random.default_rng(0)
     users, items = model.user_map.ids, model.item_map.ids
     moment = int(data.times.max())
@@ -119,7 +120,7 @@ def memory(data: Interactions, count: int = 1_000_000) -> None:
             times=moment + np.arange(start, start + batch),
         )  # fmt: skip
         model.observe(events)
-        if start % 100_000 == 0:
+        if (start + batch) % (count // 10) == 0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
             print(f"{start + batch:>9,} events: {resident:.0f} MiB, peak {peak:.0f} MiB", flush=True)
@@ -136,7 +137,8 @@ def main() -> None:
     if given.tune:
         tune(data)
     elif given.memory:
-        memory(data)
+        memory(data, learn=False, count=1_000_000)
+        memory(data, learn=True, count=100_000)
     else:
         stream(data, given.plot, given.nightly)
 

@@ -182,11 +182,16 @@ import numpy as np, scipy.sparse as sp, _thread, threading, time
 from salience.evaluation import factor_ranks
 x = np.ones((60000, 256), np.float32)
 held_out = sp.csr_matrix((60000, 60000), dtype=np.float32)
-threading.Timer(0.5, _thread.interrupt_main).start()
+caught = threading.Event()
+def interrupt():
+    while not caught.wait(0.5):
+        _thread.interrupt_main()
+threading.Thread(target=interrupt, daemon=True).start()
 start = time.monotonic()
 try:
     factor_ranks(x, x, held_out)
 except KeyboardInterrupt:
+    caught.set()
     print("stopped", time.monotonic() - start < 10)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

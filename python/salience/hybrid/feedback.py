@@ -289,7 +289,8 @@ class Absorption:
         found = int(np.searchsorted(past.items, item))
         judged = value != 0 or self.scorer.objective == "rating"
         weight = feedback.weight(judged, int(events.positions[place]), float(events.propensities[place]))
-        if self.scorer.weights is None and (found == len(past.items) or past.items[found] != item):
+        learns = self.scorer.weights is None and (feedback.rate > 0 or feedback.user_rate > 0)
+        if learns and (found == len(past.items) or past.items[found] != item):
             self._teach(row, item, value, weight)
         if not judged:
             return

@@ -381,8 +381,9 @@ class HybridScorer(RankingModel):
         that are delivered again change no history (where duplicates are "sum": only those that hold the pair's value
         and time); an item that was passed over teaches attention each time. A scorer with given weights, or an item
         that is in the user's history, teaches attention nothing. Cost: that of scoring ``feedback.negatives`` items,
-        whatever the catalogue; and :meth:`refresh`, each time that a share of the interactions has changed. Not to be
-        called while another thread uses the scorer.
+        whatever the catalogue; and :meth:`refresh`, each time that a share of the interactions has changed. Where a
+        Collaborative component has ``user_features``, a user with events is folded in without them until the next
+        refresh. Not to be called while another thread uses the scorer.
         """
         return self._observe(as_events(events), log, unknown)
 
