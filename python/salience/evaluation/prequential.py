@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from salience import _storage
 from salience._arrays import describe, real, whole
+from salience.evaluation._figures import new_figure, save_figure
 from salience.evaluation.metrics import FloatArray
 from salience.hybrid.events import Events, as_events
 from salience.interactions import Interactions, make_frame
@@ -236,11 +236,7 @@ def plot_prequential(reports: Mapping[str, PrequentialReport], path: str | Path,
     """
     if not reports:
         raise ValueError("reports: none; expected at least one")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("plot_prequential: needs matplotlib; pip install 'salience[report]'") from None
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    figure = new_figure(7.2, 3.4, caller="plot_prequential")
     axis = figure.subplots()
     for number, (name, report) in enumerate(reports.items()):
         curve = report.curve(window)
@@ -254,8 +250,7 @@ def plot_prequential(reports: Mapping[str, PrequentialReport], path: str | Path,
     axis.set(xlabel="events", ylabel=f"NDCG@{sample.k}, mean of {window:,} events", ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
-    with _storage.replace_file(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    save_figure(figure, path)
 
 
 __all__ = ["PrequentialReport", "plot_prequential", "prequential"]

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from salience import _storage, rerank
+from salience import rerank
 from salience._arrays import describe, real, whole
+from salience.evaluation._figures import new_figure, save_figure
 from salience.evaluation.metrics import FloatArray, parse_metrics
 from salience.evaluation.runner import evaluate_lists
 from salience.interactions import Interactions, as_interactions, make_frame
@@ -69,12 +70,8 @@ class TradeoffCurve:
         ImportError
             Where matplotlib is not installed: pip install 'salience[report]'.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError("plot: needs matplotlib; pip install 'salience[report]'") from None
         (name, accuracy), *others = self.values.items()
-        figure = Figure(figsize=(_SIZE[0] * max(len(others), 1), _SIZE[1]), layout="constrained")
+        figure = new_figure(_SIZE[0] * max(len(others), 1), _SIZE[1], caller="plot")
         axes = figure.subplots(1, max(len(others), 1), squeeze=False)[0]
         for axis, (other, values) in zip(axes, others, strict=False):
             axis.plot(values, accuracy, marker="o", markersize=3.5, color="#33658a")
@@ -86,8 +83,7 @@ class TradeoffCurve:
             axis.set(xlabel=other, ylabel=name)
             axis.grid(alpha=0.3)
         axes[0].set_title(f"{self.method}: numbers are the trade-off", loc="left", fontsize=9)
-        with _storage.replace_file(path) as temporary:
-            figure.savefig(temporary, dpi=150)
+        save_figure(figure, path)
 
     def __repr__(self) -> str:
         return f"TradeoffCurve({self.method}, {len(self.trade_offs)} trade-offs, {', '.join(self.values)})"

@@ -155,9 +155,6 @@ class Past(NamedTuple):
         return Past(self.items[kept], self.values[kept], self.times[kept])
 
 
-_NO_PAST = Past(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-
-
 @dataclass
 class Live:
     """What has changed since the components were fitted; histories and offsets in it are never changed in place.
@@ -195,9 +192,14 @@ class Live:
                 rows[place] = self.newcomers.get(names[place], -1)
         return rows
 
-    def past(self, row: int) -> Past:
-        """Return the history of a user with events; an empty one for the others."""
-        return self.histories.get(row, _NO_PAST)
+    def past(self, row: int, seen: Interactions) -> Past:
+        """Return a user's history, as it was in ``seen`` where there were no events; empty for who is not there."""
+        if (held := self.histories.get(row)) is not None:
+            return held
+        matrix = seen.matrix
+        entries = slice(*matrix.indptr[row : row + 2]) if 0 <= row < len(seen.user_map) else slice(0, 0)
+        times = np.zeros(len(matrix.indices[entries]), np.int64) if seen.times is None else seen.times[entries]
+        return Past(matrix.indices[entries].astype(np.int32), matrix.data[entries], times)
 
     def offsets_of(self, rows: Rows, components: int) -> Float64 | None:
         """Return the offsets of users, shape (n, components); None where there are none at all."""
@@ -285,7 +287,7 @@ class Absorption:
     def _learn(self, events: Events, place: int, item: int, time: Any) -> None:
         live, feedback = self.scorer._live, self.feedback
         row, value = self._row(events.users[place : place + 1]), float(events.values[place])
-        past = self._past(row)
+        past = live.past(row, self.scorer._seen)
         found = int(np.searchsorted(past.items, item))
         judged = value != 0 or self.scorer.objective == "rating"
         weight = feedback.weight(judged, int(events.positions[place]), float(events.propensities[place]))
@@ -310,16 +312,6 @@ class Absorption:
             self._put(live.newcomers, clean_ids(user, argument="events")[0], row)
             self.counts["new_users"] += 1
         return row
-
-    def _past(self, row: int) -> Past:
-        scorer = self.scorer
-        past = scorer._live.histories.get(row)
-        if past is None:
-            seen, matrix = scorer._seen, scorer._seen.matrix
-            entries = slice(0, 0) if row >= len(scorer.user_map) else slice(*matrix.indptr[row : row + 2])
-            times = np.zeros(len(matrix.indices[entries]), np.int64) if seen.times is None else seen.times[entries]
-            past = Past(matrix.indices[entries].astype(np.int32), matrix.data[entries], times)
-        return past
 
     def _teach(self, row: int, item: int, value: float, weight: float) -> None:
         """Move attention towards what would have put a chosen item higher, and one that was passed over lower."""

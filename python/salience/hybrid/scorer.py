@@ -538,7 +538,10 @@ class HybridScorer(RankingModel):
         stored = self._stored(rows)
         if stored.all():
             return self._seen.matrix[rows]
-        kept, pasts = self._seen.matrix[rows[stored]], [self._live.past(row) for row in rows[~stored].tolist()]
+        kept, pasts = (
+            self._seen.matrix[rows[stored]],
+            [self._live.past(row, self._seen) for row in rows[~stored].tolist()],
+        )
         lengths = np.zeros(len(rows), np.int64)
         lengths[stored], lengths[~stored] = np.diff(kept.indptr), [len(past.items) for past in pasts]
         fresh = np.repeat(~stored, lengths)
