@@ -1,12 +1,10 @@
 // Attention over histories, for Python.
-#include "bindings/arrays.h"
+#include "bindings/attention.h"
+
 #include "cpu/operations.h"
 
 namespace salience::bindings {
 namespace {
-
-using Lists = py::array_t<int64_t, 0>;
-using Weights = py::array_t<double, py::array::c_style>;
 
 // Padded, as ALS pads its factors: a view of the first columns of a wider array.
 py::object unit_rows(const Floats& vectors, int threads) {
@@ -18,23 +16,13 @@ py::object unit_rows(const Floats& vectors, int threads) {
   return py::object(whole[py::make_tuple(py::ellipsis(), py::slice(0, view.columns, 1))]);
 }
 
-py::array_t<float> attend(const Floats& units, const Pattern& history,
-                          const std::optional<Weights>& log_weights, const Lists& candidates,
-                          double temperature, double smoothing, int threads) {
-  AttentionArguments arguments;
-  arguments.units = matrix("units", units);
-  arguments.history = pattern(history, arguments.units.rows);
-  if (log_weights) {
-    expect_size("log_weights", *log_weights, arguments.history.entries);
-    arguments.log_weights = log_weights->data();
-  }
-  arguments.candidates = matrix("candidates", candidates);
-  py::array_t<float> out({arguments.candidates.rows, arguments.candidates.columns});
-  arguments.temperature = temperature;
-  arguments.smoothing = smoothing;
-  arguments.out = writable(out);
-  run(threads, [&](const Context& context) { return cpu::attend(arguments, context); });
-  return out;
+py::array_t<float> attend(const Floats& units, const Pattern& history, const LogWeights& log_weights,
+                          const CandidateLists& candidates, double temperature, double smoothing,
+                          int threads) {
+  const auto call = [&](const AttentionArguments& arguments) {
+    run(threads, [&](const Context& context) { return cpu::attend(arguments, context); });
+  };
+  return attended(matrix("units", units), history, log_weights, candidates, temperature, smoothing, call);
 }
 
 }  // namespace
