@@ -357,6 +357,14 @@ def lenskit_values(metrics, output, truth):
     return analysis.measure(output, truth)
 
 
+def agree_by_list(problem, pairs):
+    """Compare our metrics, by name, with LensKit's, list by list."""
+    theirs = lenskit_values(pairs, *lenskit_lists(problem)).list_metrics()
+    ours = problem.ours(list(pairs))
+    for name in pairs:
+        agree(ours[name], theirs[name].to_numpy())
+
+
 @pytest.mark.parametrize("k", [1, 5, SLOTS])
 def test_lenskit(problem, k):
     metrics = peer("lenskit.metrics")
@@ -371,10 +379,7 @@ def test_lenskit(problem, k):
         f"ndcg@{k}:linear": metrics.NDCG(k, weight=common, gain="rating"),
         f"rbp@{k}:0.85": metrics.RBP(k),
     }
-    theirs = lenskit_values(pairs, *lenskit_lists(problem)).list_metrics()
-    ours = problem.ours(list(pairs))
-    for name in pairs:
-        agree(ours[name], theirs[name].to_numpy())
+    agree_by_list(problem, pairs)
 
 
 def test_lenskit_on_whole_lists(problem):
@@ -386,10 +391,7 @@ def test_lenskit_on_whole_lists(problem):
         "rbp": metrics.RBP(patience=0.8),
         "ndcg": metrics.NDCG(weight=metrics.LogRankWeight(offset=1)),
     }
-    theirs = lenskit_values(pairs, *lenskit_lists(problem)).list_metrics()
-    ours = problem.ours(list(pairs))
-    for name in pairs:
-        agree(ours[name], theirs[name].to_numpy())
+    agree_by_list(problem, pairs)
 
 
 def test_lenskit_gini_of_all_items(problem):
