@@ -78,7 +78,18 @@ def load_tensors(path: str | Path, *, kind: str) -> tuple[Tensors, dict[str, Any
     except SafetensorError as error:
         raise _damaged(path, error) from None
     length = int.from_bytes(data[:8], "little")
-    return dict(tensors), _metadata(path, data[8 : 8 + length], kind)
+    return _Held(path, tensors), _Held(path, _metadata(path, data[8 : 8 + length], kind))
+
+
+class _Held(dict[str, Any]):
+    """What a file holds; to look up what it does not hold is an error that names the file."""
+
+    def __init__(self, path: Path, parts: dict[str, Any]) -> None:
+        super().__init__(parts)
+        self._path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"path: {self._path} holds no {name!r}; expected a model of this version of salience")
 
 
 def kind_of(path: str | Path) -> str:

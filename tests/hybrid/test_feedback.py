@@ -12,7 +12,18 @@ import pandas
 import pytest
 import scipy.sparse as sp
 
-from salience import ALS, EASE, Collaborative, Content, History, HybridScorer, Interactions, ItemKNN, Prior
+from salience import (
+    ALS,
+    EASE,
+    Collaborative,
+    Content,
+    History,
+    HybridScorer,
+    Interactions,
+    ItemKNN,
+    Prior,
+    _storage,
+)
 from salience.datasets import synthetic
 from salience.hybrid import EventLog, Events, Exploration, Feedback, explore
 from salience.hybrid.attention import Attention
@@ -454,6 +465,42 @@ def test_a_crash_while_saving_leaves_the_old_file(softmax, tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=120)
     assert done.returncode == 9
     assert_same(before, everything(HybridScorer.load(path)))
+
+
+def test_files_of_another_version_are_named(softmax, tmp_path):
+    path = tmp_path / "scorer.safetensors"
+    softmax.save(path)
+    tensors, metadata = _storage.load_tensors(path, kind="HybridScorer")
+    without = {name: tensor for name, tensor in tensors.items() if name != "live.numbers"}
+    _storage.save_tensors(path, without, kind="HybridScorer", metadata=metadata)
+    with pytest.raises(ValueError, match="path: .*scorer.safetensors holds no 'live.numbers'; expected a model of"):
+        HybridScorer.load(path)
+
+
+def test_numbers_of_numpy_can_be_saved(catalogue, tmp_path):
+    feedback = Feedback(rate=np.float32(0.25), negatives=np.int64(7), history_limit=np.int32(9))
+    scorer = HybridScorer([Prior()], attention="fixed", weights=[1.0], feedback=feedback).fit(catalogue[0])
+    scorer.save(tmp_path / "scorer.safetensors")
+    assert HybridScorer.load(tmp_path / "scorer.safetensors").feedback == Feedback(
+        rate=0.25, negatives=7, history_limit=9
+    )
+
+
+def test_logs_of_other_events_are_not_replayed(softmax, catalogue, tmp_path):
+    data, _ = catalogue
+    mine, other = EventLog(tmp_path / "mine.jsonl"), EventLog(tmp_path / "other.jsonl")
+    events = Events.of(data.users[[0, 1, 2]], data.items[[3, 4, 5]], times=data.times.max() + np.array([9, 7, 8]))
+    scorer, late = copy.copy(softmax), events.select([2])
+    scorer.observe(events.select(slice(2)), log=mine)
+    other.append(events.select([0, 2]))
+    before = everything(scorer)
+    with pytest.raises(ValueError, match="log: other events than the first 2 that the scorer has observed"):
+        scorer.replay(other)
+    assert_same(before, everything(scorer))
+    mine.append(late)
+    assert scorer.replay(mine).events == 1
+    scorer.refresh().save(tmp_path / "scorer.safetensors")
+    assert HybridScorer.load(tmp_path / "scorer.safetensors").replay(mine).events == 0
 
 
 def test_exploration_shows_what_its_propensities_say(softmax, catalogue):

@@ -67,7 +67,7 @@ def load(cls: Any, path: Any) -> Any:
 
 def _pack_live(live: Live) -> _storage.Tensors:
     """Turn what was observed since the components were fitted into arrays."""
-    tensors: _storage.Tensors = {"live.numbers": np.array([live.observed, live.pending])}
+    tensors: _storage.Tensors = {"live.numbers": np.array([live.observed, live.pending, live.digest])}
     if live.newcomers:
         tensors.update(_storage.pack_ids("live.newcomers", IdMap(clean_ids(list(live.newcomers), argument="users"))))
     if live.histories:
@@ -85,8 +85,8 @@ def _pack_live(live: Live) -> _storage.Tensors:
 
 
 def _unpack_live(tensors: _storage.Tensors, users: int) -> Live:
-    observed, pending = tensors["live.numbers"].tolist()
-    live = Live(observed=observed, pending=pending)
+    observed, pending, digest = tensors["live.numbers"].tolist()
+    live = Live(observed=observed, pending=pending, digest=digest)
     if any(name.startswith("live.newcomers.") for name in tensors):
         ids = _storage.unpack_ids("live.newcomers", tensors).ids.tolist()
         live.newcomers = {name: users + place for place, name in enumerate(ids)}

@@ -70,16 +70,20 @@ class Feedback:
     def __post_init__(self) -> None:
         if self.duplicates not in ("last", "sum", "max"):
             raise ValueError(f"duplicates: {self.duplicates!r}; expected 'last', 'sum' or 'max'")
-        for name in ("rate", "user_rate", "examination"):
-            _arrays.real(getattr(self, name), argument=name)
-        _arrays.share(self.pull, argument="pull")
-        _arrays.whole(self.negatives, argument="negatives", least=1)
-        if _arrays.real(self.clip, argument="clip") < 1:
+        found: dict[str, float | int] = {
+            name: _arrays.real(getattr(self, name), argument=name) for name in ("rate", "user_rate", "examination")
+        }
+        found["pull"] = _arrays.share(self.pull, argument="pull")
+        found["negatives"] = _arrays.whole(self.negatives, argument="negatives", least=1)
+        found["clip"] = _arrays.real(self.clip, argument="clip")
+        if found["clip"] < 1:
             raise ValueError(f"clip: {self.clip}; expected at least 1")
         if self.refresh is not None:
-            _arrays.real(self.refresh, argument="refresh", positive=True)
+            found["refresh"] = _arrays.real(self.refresh, argument="refresh", positive=True)
         if self.history_limit is not None:
-            _arrays.whole(self.history_limit, argument="history_limit", least=1)
+            found["history_limit"] = _arrays.whole(self.history_limit, argument="history_limit", least=1)
+        for name, value in found.items():  # Python's own numbers, which files can hold
+            object.__setattr__(self, name, value)
 
     def weight(self, judged: bool, position: int, propensity: float) -> float:
         """Return how much an event counts, clipped.
@@ -169,6 +173,8 @@ class Live:
         Each user's departure from the attention of all.
     observed : int
         Events so far, since the fit.
+    digest : int
+        Of what they tell, in any order: by it :meth:`HybridScorer.replay` knows the log that holds them.
     pending : int
         Of them, those that changed a history since the item side was fitted.
     """
@@ -178,10 +184,11 @@ class Live:
     offsets: dict[int, Float64] = field(default_factory=dict)
     observed: int = 0
     pending: int = 0
+    digest: int = 0
 
     def copy(self) -> Live:
         """Return a copy that changes by itself."""
-        return Live(dict(self.newcomers), dict(self.histories), dict(self.offsets), self.observed, self.pending)
+        return replace(self, newcomers=dict(self.newcomers), histories=dict(self.histories), offsets=dict(self.offsets))
 
     def rows(self, user_map: IdMap, users: Any, *, argument: str = "users") -> Rows:
         """Return the rows of users, newcomers among them; -1 for the others."""
@@ -263,6 +270,7 @@ class Absorption:
                     self.scorer.refresh()
                     live = self.scorer._live
                     self.counts["refreshed"] += 1
+            live.digest = (live.digest + events.digest()) % 2**63
             if write is not None:
                 write(events)
         except BaseException:

@@ -414,8 +414,11 @@ class HybridScorer(RankingModel):
             raise TypeError(f"log: {_arrays.describe(log)}; expected EventLog")
         if len(log) < self.observed_:
             raise ValueError(f"log: {len(log)} events; expected the {self.observed_} that the scorer has observed")
+        held = log.read()
+        if held.select(slice(self.observed_)).digest() % 2**63 != self._live.digest:
+            raise ValueError(f"log: other events than the first {self.observed_} that the scorer has observed")
         # What came late is late again: sorting the whole log would learn in another order than the calls did.
-        return self._observe(log.read(self.observed_), None, "skip", arrived=True)
+        return self._observe(held.select(slice(self.observed_, None)), None, "skip", arrived=True)
 
     def refresh(self, *, anew: bool = False) -> Self:
         """Fit the item side of the components on all interactions, those observed included; attention stays.
@@ -434,7 +437,7 @@ class HybridScorer(RankingModel):
         else:
             fitted = self._parts.refreshed(data)
         self._adopt(data, fitted, self.attention_)
-        self._live.offsets, self._live.observed = live.offsets, live.observed
+        self._live = Live(offsets=live.offsets, observed=live.observed, digest=live.digest)
         return self
 
     def _dated(self, events: Events) -> Events:
