@@ -140,9 +140,9 @@ def citeulike() -> None:
 
 def gowalla() -> None:
     train, valid, test = load_gowalla()
-    both = Interactions.from_csr(train.matrix + valid.matrix)
+    both = gowalla_als.together(train, valid)
     data = gowalla_als.weighted(both, gowalla_als.ITEM_POWER)
-    model = fit(HybridScorer(places(), rounds=1, most_users=2000, focus=0.5), data)
+    model = fit(HybridScorer(places(), rounds=1, held_out_by="time", most_users=2000, focus=0.5), data)
     reports = {}
     for name, one in {"hybrid": model, "fixed weights": model.with_weights(FIXED["gowalla"]), **alone(model)}.items():
         reports[name] = evaluate(one, both, test, metrics=gowalla_als.METRICS)
@@ -185,9 +185,10 @@ def tune(name: str) -> None:
             [f"recall@{c}" for c in CUTOFFS],
         )
     else:
-        train, valid, _ = load_gowalla()
-        train, components, metrics = (
-            gowalla_als.weighted(train, gowalla_als.ITEM_POWER),
+        split = splits.temporal(load_gowalla()[0])  # valid was drawn by chance, test was not
+        train, valid, components, metrics = (
+            gowalla_als.weighted(split.train, gowalla_als.ITEM_POWER),
+            split.test,
             places(),
             list(gowalla_als.METRICS),
         )

@@ -105,16 +105,25 @@ def movielens_tags(
     return counts, tuple(names)
 
 
-def _lists(path: Path, shape: tuple[int, int], *, counted: bool) -> Interactions:
-    """Read one line a user; ``counted`` lines begin with their length, others with the user."""
+def _lists(path: Path, shape: tuple[int, int], *, counted: bool, ordered: bool = False) -> Interactions:
+    """Read one line a user; ``counted`` lines begin with their length, others with the user.
+
+    Where lines are ``ordered``, an item's time is its place in the line, as a share of the line.
+    """
     users: list[int] = []
     items: list[int] = []
+    times: list[float] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         first, *rest = line.split() or ["0"]
         users += [number if counted else int(first)] * len(rest)
         items += map(int, rest)
+        times += [place / len(rest) for place in range(len(rest))]
     matrix = sp.csr_array((np.ones(len(users), np.float32), (users, items)), shape=shape)
-    return Interactions.from_csr(matrix)
+    found = Interactions.from_csr(matrix)
+    if not ordered:
+        return found
+    order = np.lexsort((items, users))
+    return Interactions(found.matrix, found.user_map, found.item_map, np.array(times)[order])
 
 
 def load_gowalla(
@@ -123,13 +132,14 @@ def load_gowalla(
     """Load Gowalla check-ins as train, valid and test; ids are row numbers.
 
     The LightGCN split: 29,858 users, 40,981 places; train and valid together are the published
-    training set (810,128 pairs), test holds 217,242.
+    training set (810,128 pairs), test holds 217,242. The times of train are places in the user's list, from 0 for the
+    first up to 1, as the file orders it: later ones are more like test. Valid was drawn by chance from all places of
+    the lists and is in no order, so it has no times; nor has test.
     """
     shape = (29858, 40981)
-    parts = [
-        _lists(_checked(f"gowalla/{name}.txt", folder), shape, counted=False) for name in ("train", "valid", "test")
-    ]
-    return parts[0], parts[1], parts[2]
+    paths = [_checked(f"gowalla/{name}.txt", folder) for name in ("train", "valid", "test")]
+    valid, test = (_lists(path, shape, counted=False) for path in paths[1:])
+    return _lists(paths[0], shape, counted=False, ordered=True), valid, test
 
 
 def load_citeulike(folder: str | Path | None = None, *, train_items: int = 10) -> tuple[Interactions, Interactions]:

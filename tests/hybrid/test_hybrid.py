@@ -142,6 +142,28 @@ def test_components_are_fitted_anew_for_every_round(catalogue):
     assert sizes == [len(data) - int(0.25 * len(data))] * 3 + [len(data)]
 
 
+def test_attention_learned_by_time_is_learned_on_what_came_later(catalogue, tmp_path):
+    data, _ = catalogue
+    latest = []
+
+    class Watching(Prior):
+        def fit(self, part):
+            latest.append((len(part), part.times.max()))
+            return super().fit(part)
+
+    model = HybridScorer([Watching(), ALS(4, epochs=1)], held_out=0.25, rounds=3, held_out_by="time").fit(data)
+    size, times = int(0.25 * len(data)), np.sort(data.times)
+    assert latest == [(count, times[count - 1]) for count in len(data) - size * np.array([1, 2, 3, 0])]
+    for kept, held_out in model._divisions(data):
+        assert data.times[kept].max() <= data.times[held_out].min()
+        assert np.count_nonzero(held_out) == size
+    with pytest.raises(ValueError, match="interactions: no times; expected times, as held_out_by='time' goes by them"):
+        model.fit(data.matrix)
+    model = HybridScorer([ALS(4, epochs=1)], rounds=1, held_out_by="time").fit(data)
+    model.save(tmp_path / "model.safetensors")
+    assert HybridScorer.load(tmp_path / "model.safetensors").held_out_by == "time"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_explanations_add_up(models, catalogue, kind):
     model, data = models[kind], catalogue[0]
@@ -368,6 +390,8 @@ BAD = [
     (lambda f: HybridScorer([ALS(4)], objective="rating"), "objective: 'rating' without an explicit ALS"),
     (lambda f: HybridScorer([ALS(4)], objective="clicks"), "objective: 'clicks'"),
     (lambda f: HybridScorer([ALS(4)], held_out=1.0), "held_out: 1.0"),
+    (lambda f: HybridScorer([ALS(4)], held_out_by="user"), "held_out_by: 'user'; expected 'chance' or 'time'"),
+    (lambda f: HybridScorer([ALS(4)], held_out=0.5, held_out_by="time"), "rounds: 2; expected 1 to 1"),
     (lambda f: HybridScorer([ALS(4)], held_out=0.5, rounds=3), "rounds: 3"),
     (lambda f: Content(f, user_map="mean"), "user_map: 'mean'"),
     (lambda f: Content(f * np.nan), "item_features: values that are not finite"),

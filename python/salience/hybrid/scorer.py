@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -140,8 +141,11 @@ class HybridScorer(RankingModel):
         ratings; other components then see ratings relative to biases of user and item, and attention is linear.
     held_out : float
         Share of the interactions that each round of training holds out.
+    held_out_by : {"chance", "time"}
+        Which: any, or the latest, where interactions have times. Then a round is fitted on what came before, and the
+        next round holds out the latest of that. Attention learned by time suits users and items as they will be.
     rounds : int
-        Rounds, each with components fitted anew on the rest; at most ``1 / held_out``.
+        Rounds, each with components fitted anew on the rest; at most ``1 / held_out``, by time below that.
     most_users : int
         Users a round that attention is trained on.
     strength : float
@@ -182,6 +186,7 @@ class HybridScorer(RankingModel):
         standardize: bool = True,
         objective: Literal["ranking", "rating"] = "ranking",
         held_out: float = 0.2,
+        held_out_by: Literal["chance", "time"] = "chance",
         rounds: int = 2,
         most_users: int = 1000,
         strength: float = 1e-4,
@@ -194,6 +199,7 @@ class HybridScorer(RankingModel):
         for argument, value, known in (
             ("attention", attention, ("linear", "softmax", "fixed")),
             ("objective", objective, ("ranking", "rating")),
+            ("held_out_by", held_out_by, ("chance", "time")),
         ):
             if value not in known:
                 raise ValueError(f"{argument}: {value!r}; expected {' or '.join(map(repr, known))}")
@@ -222,7 +228,10 @@ class HybridScorer(RankingModel):
         self.held_out = _arrays.real(held_out, argument="held_out", positive=True)
         if self.held_out >= 1:
             raise ValueError(f"held_out: {held_out}; expected a share below 1")
-        self.rounds = _arrays.whole(rounds, argument="rounds", least=1, most=max(1, int(1 / self.held_out)))
+        self.held_out_by = held_out_by
+        # By time, something has to be left that comes before all rounds.
+        parts = math.ceil(1 / self.held_out) - 1 if held_out_by == "time" else int(1 / self.held_out)
+        self.rounds = _arrays.whole(rounds, argument="rounds", least=1, most=max(1, parts))
         self.most_users = _arrays.whole(most_users, argument="most_users", least=1)
         self.strength = _arrays.real(strength, argument="strength")
         self.focus = _arrays.share(focus, argument="focus")
@@ -259,6 +268,8 @@ class HybridScorer(RankingModel):
         if len(data) == 0:
             raise ValueError(f"interactions: {data!r}; expected at least one entry")
         data = self._with_known_ids(data)
+        if self.held_out_by == "time" and data.times is None:
+            raise ValueError("interactions: no times; expected times, as held_out_by='time' goes by them")
         total = 1 + (self.rounds if self.weights is None else 0)
 
         def report(done: int) -> None:
@@ -307,16 +318,12 @@ class HybridScorer(RankingModel):
 
     def _train(self, data: Interactions, report: Callable[[int], None]) -> Attention:
         """Learn attention on interactions that the components have not seen."""
-        order = np.random.default_rng([self.seed, 1]).permutation(len(data))
-        size = max(1, int(self.held_out * len(data)))
         parts = []
-        for number in range(self.rounds):
-            mask = np.zeros(len(data), bool)
-            mask[order[number * size : (number + 1) * size]] = True
-            if mask.all() or not mask.any():
+        for number, (kept, held_out) in enumerate(self._divisions(data)):
+            if not kept.any() or not held_out.any():
                 raise ValueError(f"interactions: {len(data)} entries; expected enough to hold some out in each round")
-            fitted = self._fitted(data.select(~mask))
-            parts.append(held_out_lists(fitted, data.select(mask), self.most_users, self.seed + number))
+            fitted = self._fitted(data.select(kept))
+            parts.append(held_out_lists(fitted, data.select(held_out), self.most_users, self.seed + number))
             report(number + 1)
         lists = Lists.joined(parts)
         if self.attention_kind == "softmax":
@@ -324,6 +331,22 @@ class HybridScorer(RankingModel):
         attention = train_linear(lists, strength=self.strength, focus=self.focus, state=self.attention_kind == "linear")
         attention.kind = self.attention_kind
         return attention
+
+    def _divisions(self, data: Interactions) -> Iterator[tuple[BoolArray, BoolArray]]:
+        """Yield for each round, as masks, what components are fitted on and what attention learns from."""
+        order, size = (
+            np.random.default_rng([self.seed, 1]).permutation(len(data)),
+            max(1, int(self.held_out * len(data))),
+        )
+        if self.held_out_by == "time" and data.times is not None:
+            order = order[np.argsort(data.times[order], kind="stable")][::-1]
+        for begin in range(0, self.rounds * size, size):
+            held_out = np.zeros(len(data), bool)
+            held_out[order[begin : begin + size]] = True
+            kept = ~held_out
+            if self.held_out_by == "time":
+                kept[order[:begin]] = False  # what came later
+            yield kept, held_out
 
     def _adopt(self, data: Interactions, fitted: _Fitted, attention: Attention) -> None:
         self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
