@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -9,7 +11,7 @@ import scipy.sparse as sp
 from salience import ALS, EASE, Collaborative, Content, History, HybridScorer, ItemKNN, Popularity, Prior
 from salience.datasets import synthetic
 from salience.evaluation import evaluate, splits
-from salience.hybrid import Component
+from salience.hybrid import Component, attention
 from salience.hybrid.attention import Attention, Lists, Loss, Scaling, train_linear, train_softmax
 from salience.hybrid.scorer import Moments, held_out_lists
 
@@ -370,6 +372,21 @@ def test_training_ends_where_the_loss_is_least(train):
         found.theta, found.phi = theta, phi
     same_for_all = train_linear(lists, strength=0.0, state=False)
     assert least <= loss_of(same_for_all, lists) + 1e-4
+
+
+@pytest.mark.parametrize("train", [train_linear, train_softmax])
+def test_training_in_parts_and_threads_is_training(train, monkeypatch):
+    lists = drawn_lists()
+    assert lists.bounds(10**6) == [0, 60]
+    whole = loss_of(train(lists, strength=1e-3), lists)
+    monkeypatch.setattr(attention, "_PART_ENTRIES", 50)
+    bounds = lists.bounds(50)
+    assert len(bounds) > 10
+    assert all(lists.ends[last] - lists.ends[first] < 50 + 20 for first, last in pairwise(bounds))
+    one, three = (train(lists, strength=1e-3, threads=threads) for threads in (1, 3))
+    assert np.array_equal(one.theta, three.theta)
+    assert np.array_equal(one.phi, three.phi)
+    assert loss_of(one, lists) == pytest.approx(whole, rel=1e-4)
 
 
 def test_states_beyond_those_of_training_are_held_at_its_edge():

@@ -14,13 +14,17 @@ Jacobs et al., "Adaptive mixtures of local experts" (1991).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 
+from salience import _backends
 from salience.models import Float32
 
 Float64 = npt.NDArray[np.float64]
@@ -30,6 +34,8 @@ IntArray = npt.NDArray[np.int64]
 USER_STATE = ("1", "log interactions", "interactions^-1/2", "coherence", "mean log popularity")
 ITEM_STATE = ("1", "log interactions", "interactions^-1/2", "unseen")
 _LARGEST_LOGIT = 20.0
+_SLIGHT = 1e-6  # ridge on what is the same for everybody, which has to be finite
+_PART_ENTRIES = 1 << 14  # of lists that are worked on together: their scores fit in a core's cache
 _UNTIL = {"maxiter": 100, "ftol": 1e-6}  # the loss is an average of noisy lists: more would be idle
 
 
@@ -98,6 +104,20 @@ class Lists:
         """The list of every entry."""
         return np.repeat(np.arange(len(self.held_out)), np.diff(self.ends))
 
+    def bounds(self, entries: int) -> list[int]:
+        """Cut the lists into runs of about so many entries; return where the runs begin, and the end."""
+        cuts = np.searchsorted(self.ends, np.arange(0, self.ends[-1], entries))
+        return sorted({*cuts.tolist(), len(self.held_out)})
+
+    def part(self, first: int, last: int) -> Lists:
+        """Return some of the lists."""
+        entries = slice(*self.ends[[first, last]])
+        return Lists(
+            self.scores[entries], self.available[entries], self.users[first:last], self.items[entries],
+            self.ends[first : last + 1] - self.ends[first], self.held_out[first:last], self.log_weights[entries],
+            None if self.targets is None else self.targets[entries],
+        )  # fmt: skip
+
     @staticmethod
     def joined(parts: list[Lists]) -> Lists:
         """Put the lists of several parts one after another."""
@@ -118,21 +138,23 @@ class Loss:
     of the held-out item in the softmax of its list. As ``focus`` goes to 0 this becomes the cross-entropy -log p; else
     an item counts by p^focus, so that those within reach of the top matter more than those far down (the generalized
     cross-entropy of Zhang and Sabuncu, 2018). Ratings: the mean squared error.
+
+    Where ``lists`` are a part of ``whole``, the losses of all parts add up to that of the whole.
     """
 
-    def __init__(self, lists: Lists, focus: float = 0.0) -> None:
-        self.lists, self.focus = lists, focus
+    def __init__(self, lists: Lists, focus: float = 0.0, *, whole: Lists | None = None) -> None:
+        self.lists, self.focus, self.whole = lists, focus, lists if whole is None else whole
         self.rows = lists.rows
         position = np.arange(lists.ends[-1]) - lists.ends[self.rows]
         self.held_out = np.flatnonzero(position < lists.held_out[self.rows])
-        counts = np.maximum(lists.held_out, 1) * max(len(lists.held_out), 1)
+        counts = np.maximum(lists.held_out, 1) * max(len(self.whole.held_out), 1)
         self.shares = 1.0 / counts[self.rows[self.held_out]]
 
     def __call__(self, scores: Any) -> tuple[float, Any]:
         """Return the loss and its gradient."""
         if self.lists.targets is not None:
-            difference = scores - self.lists.targets
-            return float(np.mean(difference**2, dtype=np.float64)), 2.0 * difference / max(len(difference), 1)
+            difference, count = scores - self.lists.targets, max(len(self.whole.scores), 1)
+            return float(np.sum(difference**2, dtype=np.float64)) / count, 2.0 * difference / count
         logits = scores + self.lists.log_weights
         starts, mine = self.lists.ends[:-1], self.rows[self.held_out]
         peak = np.maximum.reduceat(logits, starts)
@@ -148,6 +170,87 @@ class Loss:
         gradient = weights * (together / sums).astype(np.float32)[self.rows]
         gradient[self.held_out] -= pull.astype(np.float32)
         return loss, gradient
+
+
+class _Part:
+    """Some of the lists, small enough for a core's cache, with a line for each component and each column of states."""
+
+    def __init__(self, lists: Lists, loss: Loss, users: Float64, items: Float64) -> None:
+        self.loss, self.starts, self.sizes = loss, lists.ends[:-1], np.diff(lists.ends)
+        self.scores = np.ascontiguousarray(lists.scores.T)
+        self.users, self.items = users, np.ascontiguousarray(items.T, np.float32)
+        self.closed = None
+        if not lists.available.all():
+            self.closed = np.where(lists.available.T, np.float32(0.0), np.float32(-np.inf))
+
+    def for_everybody(self, weights: Float64) -> tuple[float, Float64]:
+        """Return the loss of weights that are the same for everybody, and its gradient."""
+        value, gradient = self.loss(weights.astype(np.float32) @ self.scores)
+        return value, (self.scores @ gradient).astype(np.float64)
+
+    def linear(self, theta: Float64) -> tuple[float, Float64]:
+        """Return the loss of weights that are linear in the user's state, and its gradient."""
+        value, gradient = self.loss((self._of_users(theta) * self.scores).sum(axis=0))
+        return value, self._to_users(self.scores * gradient)
+
+    def softmax(self, theta: Float64, phi: Float64, scale: float) -> tuple[float, Float64, Float64, float]:
+        """Return the loss of a gate and its gradients; that for the scale is by its logarithm."""
+        gate = self._of_users(theta)
+        gate += phi.astype(np.float32) @ self.items
+        if self.closed is not None:
+            gate += self.closed
+        gate -= gate.max(axis=0)
+        np.exp(gate, out=gate)
+        gate /= gate.sum(axis=0)
+        mixed = (gate * self.scores).sum(axis=0)
+        value, gradient = self.loss(np.float32(scale) * mixed)
+        gradient = gradient * np.float32(scale)
+        to_logits = self.scores - mixed
+        to_logits *= gate
+        to_logits *= gradient
+        return value, self._to_users(to_logits), to_logits @ self.items.T, float(gradient @ mixed)
+
+    def _of_users(self, theta: Float64) -> Float32:
+        """Return weights or logits for every entry, by its user's state."""
+        return np.repeat((theta @ self.users.T).astype(np.float32), self.sizes, axis=1)
+
+    def _to_users(self, gradient: Any) -> Float64:
+        """Return the gradient for theta from that for every entry."""
+        return np.asarray(np.add.reduceat(gradient, self.starts, axis=1) @ self.users)
+
+
+class _Trainer:
+    """Lists in parts, and minimization of a loss that is summed over them."""
+
+    def __init__(self, lists: Lists, focus: float, users: Float64, items: Float64, threads: int | None) -> None:
+        self.parts = []
+        for first, last in pairwise(lists.bounds(_PART_ENTRIES)):
+            part, entries = lists.part(first, last), slice(*lists.ends[[first, last]])
+            self.parts.append(_Part(part, Loss(part, focus, whole=lists), users[first:last], items[entries]))
+        self.threads = int(_backends.show_config()["threads"]) if threads is None else threads
+
+    def minimize(self, evaluate: Callable[[Float64, Callable[..., Any]], tuple[float, Float64]], start: Float64) -> Any:
+        """Return what L-BFGS finds; ``evaluate`` is given a function that sums a method's answers over all parts."""
+        with ThreadPoolExecutor(self.threads) as pool:
+
+            def total(method: Callable[..., tuple[Any, ...]], *arguments: Any) -> list[Any]:
+                # In the order of the parts, so that the sum does not depend on the threads.
+                answers = pool.map(lambda part: method(part, *arguments), self.parts)
+                return [sum(column) for column in zip(*answers, strict=True)]
+
+            found = scipy.optimize.minimize(
+                lambda x: evaluate(x, total), start, jac=True, method="L-BFGS-B", options=_UNTIL
+            )
+        return found.x
+
+    def initial_weights(self) -> Float64:
+        """Return weights that are the same for everybody: the start, and what the others are drawn to."""
+
+        def evaluate(weights: Float64, total: Callable[..., Any]) -> tuple[float, Float64]:
+            value, gradient = total(_Part.for_everybody, weights)
+            return value + _SLIGHT * float(weights @ weights), gradient + 2 * _SLIGHT * weights
+
+        return np.asarray(self.minimize(evaluate, np.full(len(self.parts[0].scores), 0.3)))
 
 
 @dataclass
@@ -198,89 +301,58 @@ class Attention:
         return np.where(available, np.maximum(logits, -_LARGEST_LOGIT), -np.inf)
 
 
-def _initial_weights(loss: Loss, strength: float) -> Float64:
-    """Weights that are the same for everybody: the start, and what the others are drawn to."""
-    lists = loss.lists
-    components = lists.scores.shape[1]
-
-    def evaluate(weights: Float64) -> tuple[float, Float64]:
-        value, gradient = loss(lists.scores @ weights.astype(np.float32))
-        return value + strength * float(weights @ weights), lists.scores.T @ gradient + 2 * strength * weights
-
-    start = np.full(components, 0.3)
-    return np.asarray(scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", options=_UNTIL).x)
-
-
-def train_linear(lists: Lists, *, strength: float, focus: float = 0.0, state: bool = True) -> Attention:
+def train_linear(
+    lists: Lists, *, strength: float, focus: float = 0.0, state: bool = True, threads: int | None = None
+) -> Attention:
     """Learn weights that are linear in the user's state (without ``state``, the same for everybody).
 
     ``strength`` times the squares of what departs from the same for everybody is added to the loss, which is convex
     where ``focus`` is 0.
     """
-    loss = Loss(lists, focus)
     components, width = lists.scores.shape[1], lists.users.shape[1]
     users = Scaling.of(lists.users)
-    scaled = users.apply(lists.users)
+    trainer = _Trainer(lists, focus, users.apply(lists.users), lists.items[:, :0], threads)
     theta = np.zeros((components, width))
-    theta[:, 0] = _initial_weights(loss, 1e-6)
+    theta[:, 0] = trainer.initial_weights()
     penalty = np.full((components, width), strength)
-    penalty[:, 0] = 1e-6
+    penalty[:, 0] = _SLIGHT
 
-    def evaluate(flat: Float64) -> tuple[float, Float64]:
+    def evaluate(flat: Float64, total: Callable[..., Any]) -> tuple[float, Float64]:
         found = flat.reshape(theta.shape)
-        weights = (scaled @ found.T).astype(np.float32)[loss.rows]
-        value, gradient = loss(np.einsum("ec,ec->e", lists.scores, weights))
-        by_list = np.add.reduceat(lists.scores * gradient[:, None], lists.ends[:-1], axis=0)
-        total = by_list.T @ scaled + 2 * penalty * found
-        return value + float((penalty * found**2).sum()), total.ravel()
+        value, gradient = total(_Part.linear, found)
+        return value + float((penalty * found**2).sum()), (gradient + 2 * penalty * found).ravel()
 
     if state:
-        result = scipy.optimize.minimize(evaluate, theta.ravel(), jac=True, method="L-BFGS-B", options=_UNTIL)
-        theta = result.x.reshape(theta.shape)
+        theta = trainer.minimize(evaluate, theta.ravel()).reshape(theta.shape)
     return Attention("linear", theta, np.zeros((components, lists.items.shape[1])), users=users)
 
 
-def train_softmax(lists: Lists, *, strength: float, focus: float = 0.0) -> Attention:
+def train_softmax(lists: Lists, *, strength: float, focus: float = 0.0, threads: int | None = None) -> Attention:
     """Learn a softmax gate on the states of user and item, from the weights that are best for everybody."""
-    loss = Loss(lists, focus)
     components, width, depth = lists.scores.shape[1], lists.users.shape[1], lists.items.shape[1]
     users, items = Scaling.of(lists.users), Scaling.of(lists.items)
-    scaled_users, scaled_items = users.apply(lists.users), items.apply(lists.items)
+    scaled_items = items.apply(lists.items)
     scaled_items[:, 0] = 0.0  # the user's 1 is enough
-    scaled_items = scaled_items.astype(np.float32)
-    weights = np.maximum(_initial_weights(loss, 1e-6), 0.02)
+    trainer = _Trainer(lists, focus, users.apply(lists.users), scaled_items, threads)
+    weights = np.maximum(trainer.initial_weights(), 0.02)
     start = np.zeros(components * (width + depth) + 1)
     start[: components * width : width] = np.log(weights / weights.sum())
     start[-1] = np.log(weights.sum())
     penalty = np.full(len(start), strength)
-    penalty[: components * width : width] = penalty[-1] = 1e-6
-    closed = np.where(lists.available, 0.0, -np.inf).astype(np.float32)
+    penalty[: components * width : width] = penalty[-1] = _SLIGHT
 
-    def evaluate(flat: Float64) -> tuple[float, Float64]:
-        theta = flat[: components * width].reshape(components, width)
-        phi = flat[components * width : -1].reshape(components, depth)
-        logits = (
-            (scaled_users @ theta.T).astype(np.float32)[loss.rows] + scaled_items @ phi.T.astype(np.float32) + closed
-        )
-        logits -= logits.max(axis=1, keepdims=True)
-        gate = np.exp(logits)
-        gate /= gate.sum(axis=1, keepdims=True)
-        mixed = np.einsum("ec,ec->e", gate, lists.scores)
-        scale = np.float32(np.exp(flat[-1]))
-        value, gradient = loss(scale * mixed)
-        gradient = gradient * scale
-        to_logits = gate * (lists.scores - mixed[:, None]) * gradient[:, None]
-        by_list = np.add.reduceat(to_logits, lists.ends[:-1], axis=0)
-        total = np.concatenate(
-            [(by_list.T @ scaled_users).ravel(), (to_logits.T @ scaled_items).ravel(), [gradient @ mixed]]
-        )
-        return value + float(penalty @ flat**2), total + 2 * penalty * flat
+    def split(flat: Float64) -> tuple[Float64, Float64, float]:
+        theta, phi = flat[: components * width], flat[components * width : -1]
+        return theta.reshape(components, width), phi.reshape(components, depth), float(np.exp(flat[-1]))
 
-    result = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", options=_UNTIL)
-    theta = result.x[: components * width].reshape(components, width)
-    phi = result.x[components * width : -1].reshape(components, depth)
+    def evaluate(flat: Float64, total: Callable[..., Any]) -> tuple[float, Float64]:
+        value, *gradients = total(_Part.softmax, *split(flat))
+        gradient = np.concatenate([np.ravel(part) for part in gradients])
+        return value + float(penalty @ flat**2), gradient + 2 * penalty * flat
+
+    theta, phi, scale = split(trainer.minimize(evaluate, start))
     phi[:, 0] = 0.0
-    return Attention("softmax", theta, phi, float(np.exp(result.x[-1])), users, items)
+    return Attention("softmax", theta, phi, scale, users, items)
 
 
 def user_state(histories: Any, log_popularity: Float64, coherence: Float64) -> Float64:

@@ -327,8 +327,9 @@ class HybridScorer(RankingModel):
             report(number + 1)
         lists = Lists.joined(parts)
         if self.attention_kind == "softmax":
-            return train_softmax(lists, strength=self.strength, focus=self.focus)
-        attention = train_linear(lists, strength=self.strength, focus=self.focus, state=self.attention_kind == "linear")
+            return train_softmax(lists, strength=self.strength, focus=self.focus, threads=self.threads)
+        stateful = self.attention_kind == "linear"
+        attention = train_linear(lists, strength=self.strength, focus=self.focus, state=stateful, threads=self.threads)
         attention.kind = self.attention_kind
         return attention
 
