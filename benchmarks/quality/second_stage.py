@@ -1,9 +1,9 @@
 """Attention over the user's history as a second stage, beside its first stage alone, on Gowalla and citeulike-t.
 
 gowalla: ALS first (settings of gowalla.py), the top 500 looked at again by co-occurrence vectors; parameters are
-trained on valid, then everything is fitted on train + valid and measured on test once. citeulike: ALS first (settings
-of cold_items.py; with --words, words are its features), the top 2,000 by vectors of the words alone; parameters are
-trained on a fifth of each reader's training articles.
+trained on the latest fifth of train, then everything is fitted on train + valid and measured on test once.
+citeulike: ALS first (settings of cold_items.py; with --words, words are its features), the top 2,000 by vectors of the
+words alone; parameters are trained on a fifth of each reader's training articles.
 
     SALIENCE_DATA=... python benchmarks/quality/second_stage.py gowalla|citeulike [--words] [--factors N]
 
@@ -21,7 +21,7 @@ from scipy.sparse.linalg import svds
 
 from cold_items import FEATURE_REGULARIZATION
 from cold_items import SETTINGS as WORD_SETTINGS
-from gowalla import ITEM_POWER, SETTINGS, weighted
+from gowalla import ITEM_POWER, SETTINGS, together, weighted
 from salience import ALS, Interactions
 from salience.datasets import citeulike_words, load_citeulike, load_gowalla
 from salience.evaluation import compare, evaluate, splits
@@ -64,9 +64,10 @@ def gowalla(factors: int) -> None:
     train, valid, test = load_gowalla()
     first = ALS(factors, **SETTINGS)
     model = HistoryAttention(first, vectors=cooccurrence_vectors)
-    model.fit(weighted(train, ITEM_POWER), validation=valid, refit=False)
+    split = splits.temporal(train)
+    model.fit(weighted(split.train, ITEM_POWER), validation=split.test, refit=False)
     print("validation:", len(model.validation_history_), "settings, best", max(v for _, v in model.validation_history_))
-    both = weighted(Interactions.from_csr(train.matrix + valid.matrix), ITEM_POWER)
+    both = weighted(together(train, valid), ITEM_POWER)
     report(model.fit(both), both, test, ("recall@20", "ndcg@20"))
 
 
