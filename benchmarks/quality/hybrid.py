@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -39,6 +40,7 @@ FIXED = {
     "gowalla": (1.0, 0.2, 0.1, 0.05),
 }
 DRAWS = 80
+ATTENTION: dict[str, Any] = {"rounds": 5, "most_users": 10_000}  # of the articles
 
 
 def articles() -> list:
@@ -96,26 +98,45 @@ def against_fixed(reports: dict[str, Report], metrics: list[str]) -> None:
     print(found.table())
 
 
-def recall_among(
-    model: HybridScorer, test: sp.csr_matrix, users: np.ndarray, items: np.ndarray, cuts: tuple
-) -> np.ndarray:
-    """Mean recall of users where only some items are candidates and relevant."""
-    relevant = test[users].multiply(items[None, :]).tocsr()
+def recall_of(lists: np.ndarray, relevant: sp.csr_matrix) -> np.ndarray:
+    """Mean recall at CUTOFFS of lists of item rows."""
+    total = np.zeros(len(CUTOFFS))
+    for ranked, begin, end in zip(lists, relevant.indptr[:-1], relevant.indptr[1:], strict=True):
+        hits = np.isin(ranked, relevant.indices[begin:end]).cumsum()
+        total += hits[[cut - 1 for cut in CUTOFFS]] / (end - begin)
+    return total / len(lists)
+
+
+def recall_among(model: HybridScorer, test: sp.csr_matrix, items: np.ndarray) -> np.ndarray:
+    """Mean recall where only some items are candidates and relevant."""
+    relevant = test.multiply(items[None, :]).tocsr()
     relevant.eliminate_zeros()
-    counts = np.diff(relevant.indptr)
-    keep = counts > 0
-    lists = model.recommend(model.user_map.ids_of(users[keep]), max(cuts), allow=items).rows
-    relevant = relevant[np.flatnonzero(keep)]
-    total = np.zeros(len(cuts))
-    for row, ranked in enumerate(lists):
-        hits = np.isin(ranked, relevant.indices[relevant.indptr[row] : relevant.indptr[row + 1]]).cumsum()
-        total += hits[[cut - 1 for cut in cuts]] / counts[keep][row]
-    return total / keep.sum()
+    users = np.flatnonzero(np.diff(relevant.indptr))
+    lists = model.recommend(model.user_map.ids_of(users), max(CUTOFFS), allow=items).rows
+    return recall_of(lists, relevant[users])
+
+
+def cold_users(train: Interactions, test: Interactions) -> None:
+    """Leave a tenth of the readers out of training, and let them come with only some of their articles."""
+    random, readers = np.random.default_rng(0), np.flatnonzero(np.diff(test.matrix.indptr))
+    cold = np.sort(random.choice(readers, len(readers) // 10, replace=False))
+    model = fit(HybridScorer(articles(), **ATTENTION), train.select(~np.isin(train.rows, cold)))
+    relevant = sp.csr_matrix(test.matrix)[cold]
+    for known in (0, 1, 3, 10):
+        matrix = train.matrix[cold].tolil()
+        for row, all_of_them in enumerate(matrix.rows):
+            kept = sorted(random.permutation(all_of_them)[:known].tolist())
+            matrix.rows[row], matrix.data[row] = kept, [1.0] * len(kept)
+        histories = matrix.tocsr()
+        print(f"users who come with {known} articles: {len(cold)} users")
+        for name, one in {"hybrid": model, **alone(model)}.items():
+            lists = one.recommend(model.user_map.ids_of(cold), max(CUTOFFS), interactions=histories).rows
+            line(name, recall_of(lists, relevant))
 
 
 def citeulike() -> None:
     train, test = load_citeulike()
-    model = fit(HybridScorer(articles()), train)
+    model = fit(HybridScorer(articles(), **ATTENTION), train)
     metrics = [f"recall@{cut}" for cut in CUTOFFS]
     fixed = model.with_weights(FIXED["citeulike"])
     shown = {"hybrid": model, "fixed weights": fixed, **alone(model)}
@@ -126,16 +147,11 @@ def citeulike() -> None:
         line(name, reports[name].values)
     against_fixed({name: reports[name] for name in ("hybrid", "fixed weights")}, metrics)
     counts = np.bincount(train.matrix.indices, minlength=train.shape[1])
-    matrix, everybody = sp.csr_matrix(test.matrix), np.flatnonzero(np.diff(test.matrix.indptr))
-    few = everybody[np.diff(train.matrix.indptr)[everybody] < 10]
-    for words, users, items in (
-        ("cold items only", everybody, counts == 0), ("warm items only", everybody, counts > 0),
-        ("users with short histories", few, np.ones(len(counts), bool)),
-    ):  # fmt: skip
-        if len(users):
-            print(f"{words}: {len(users)} users, {np.count_nonzero(items)} items")
-            for name, one in shown.items():
-                line(name, recall_among(one, matrix, users, items, CUTOFFS))
+    for words, items in (("cold items only", counts == 0), ("warm items only", counts > 0)):
+        print(f"{words}: {np.count_nonzero(items)} items")
+        for name, one in shown.items():
+            line(name, recall_among(one, sp.csr_matrix(test.matrix), items))
+    cold_users(train, test)
 
 
 def gowalla() -> None:

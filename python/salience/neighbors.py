@@ -76,7 +76,7 @@ class ItemModel(BlockModel):
 
     def _valued(self, histories: Any) -> Any:
         """Return histories with the values that count."""
-        values = np.ones(histories.nnz, np.float32) if self.binary else histories.data
+        values = np.sign(histories.data) if self.binary else histories.data
         return sp.csr_matrix((values, histories.indices, histories.indptr), histories.shape)
 
     def score_histories(self, histories: Any) -> Any:
@@ -181,7 +181,7 @@ class ItemKNN(ItemModel):
         Item features of unit length, where ``fit`` is given some, count as so many times the interactions, which
         are brought to unit length too (cosine).
     binary : bool
-        Count every interaction as 1, whatever its value.
+        Count every interaction as 1, whatever its value, and those below 0 (dislikes) as -1.
     threads : int, optional
 
     Notes
@@ -334,7 +334,7 @@ class EASE(ItemModel):
     neighbors : int, optional
         Keep only so many weights for each item, those of the largest magnitude. The default keeps all.
     binary : bool
-        Count every interaction as 1, whatever its value.
+        Count every interaction as 1, whatever its value, and those below 0 (dislikes) as -1.
     threads : int, optional
 
     Notes

@@ -137,10 +137,11 @@ def test_recommendations_are_the_brute_force_ranking(make, tmp_path):
     assert similar.scores[0][0] == row.max()
 
 
-def test_binary_models_do_not_see_values():
+def test_binary_models_see_only_likes_and_dislikes():
     matrix = ratings(8)
+    matrix.data[::5] *= -1
     ones = matrix.copy()
-    ones.data[:] = 1
+    ones.data[:] = np.where(matrix.data > 0, 1, -1)
     for make in (lambda **options: ItemKNN(7, **options), lambda **options: EASE(5.0, **options)):
         seen, plain = make(binary=True).fit(matrix), make().fit(ones)
         assert np.array_equal(seen.recommend(np.arange(60), 9).scores, plain.recommend(np.arange(60), 9).scores)
