@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -504,6 +506,98 @@ def test_a_run_that_began_on_a_gpu_goes_on_on_the_cpu(emulated, tmp_path):
         ALS(8, epochs=4, device="cuda").fit(matrix, checkpoint=path, callback=fill)
     found = ALS(8, epochs=4, device="cpu").fit(matrix, checkpoint=path)
     assert found.loss_history_ == pytest.approx(ALS(8, epochs=4, device="cpu").fit(matrix).loss_history_, rel=1e-4)
+
+
+def failures(emulated, kind, work, memory=1 << 30, stride=1):
+    """Let work() fail at one point after another, until it does not; yields each error's type and words."""
+    for number in itertools.count(0, stride):
+        emulated.configure(memory=memory, **{kind: number})
+        try:
+            work()
+        except (RuntimeError, MemoryError) as error:
+            found = type(error), str(error)
+        else:
+            found = None
+        emulated.configure(memory=memory)
+        if found is None:
+            return
+        yield found
+
+
+FAILURES = {
+    "launches": (1, RuntimeError, "CUDA: .*: cudaErrorLaunchFailure"),
+    "calls": (7, RuntimeError, "CUDA: .*: cudaErrorLaunchFailure"),
+    "allocations": (1, MemoryError, r"device: too little memory for .*: \d+ bytes wanted"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_wherever_a_fit_fails_nothing_is_lost(emulated, tmp_path, kind, blocks):
+    """The model is what it was, device memory is given back, and the checkpoint goes on to the same bits."""
+    first, path = interactions(0, users=30, items=20), tmp_path / "run.ckpt"
+    data = interactions(7, users=400, items=30, density=0.5) if blocks else interactions(5, users=25, items=24)
+    memory, features = LITTLE if blocks else 1 << 30, None if blocks else {"item_features": np.eye(24, 3)}
+    whole = ALS(8, epochs=2, device="cuda").fit(data, **features or {})
+    stride, error_type, words = FAILURES[kind]
+    model = ALS(8, epochs=2, device="cuda").fit(first)
+    before, held, points = dict(model.__dict__), emulated.allocated(), 0
+
+    def refit():
+        model.fit(data, checkpoint=path, **features or {})
+
+    for found, said in failures(emulated, kind, refit, memory, stride):
+        assert issubclass(found, error_type)
+        assert re.match(words, said)
+        assert ("run.ckpt holds epoch" in said) == path.exists()
+        assert emulated.allocated() == held
+        assert {name: value is before[name] for name, value in model.__dict__.items()} == dict.fromkeys(before, True)
+        if path.exists() and points % 10 == 0:
+            resumed = ALS(8, epochs=2, device="cuda").fit(data, checkpoint=path, **features or {})
+            assert np.array_equal(resumed.user_factors_, whole.user_factors_)
+            path.unlink()
+        points += 1
+    assert points > 20
+    assert np.array_equal(model.user_factors_, whole.user_factors_)
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_wherever_folding_in_or_explaining_fails_memory_is_given_back(emulated, kind):
+    model = ALS(5, epochs=1, device="cuda").fit(interactions())
+    _, error_type, words = FAILURES[kind]
+    work = {
+        "fold_in": lambda: model.fold_in(interactions(9, users=6)),
+        "fold_in_items": lambda: model.fold_in_items(interactions(8, items=12)),
+        "explain": lambda: model.explain([0, 12], [1, 7]),
+    }
+    for name, call in work.items():
+        expected = call()
+        errors = list(failures(emulated, kind, call))
+        assert errors, name
+        for found, said in errors:
+            assert issubclass(found, error_type)
+            assert re.match(words, said)
+        assert emulated.allocated() == 0
+        if name != "explain":
+            assert np.array_equal(call(), expected)
+
+
+def test_what_a_callback_has_seen_stays_where_a_fit_fails_later(emulated):
+    model = ALS(4, epochs=4, device="cuda").fit(interactions(0, users=30, items=20))
+
+    def lose(epoch, current):
+        if epoch == 2:
+            emulated.configure(launches=9)
+
+    with pytest.raises(RuntimeError, match="training stopped after epoch 2") as kept:
+        model.fit(interactions(5), callback=lose)
+    assert emulated.allocated() == 0  # though the error, with its traceback, is there
+    assert kept.tb is not None
+    emulated.configure()
+    two = ALS(4, epochs=2, device="cuda").fit(interactions(5))
+    assert np.array_equal(model.item_factors_, two.item_factors_)
+    assert (model.best_epoch_, model.loss_history_) == (2, two.loss_history_)
+    assert model.recommend([69], 3).ids.shape == (1, 3)
 
 
 def test_auto_goes_where_it_pays_and_what_cannot_be_served_says_why(emulated, monkeypatch):
