@@ -6,6 +6,7 @@ on a GPU. Nothing above this module asks which it is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -252,7 +253,7 @@ class Device:
             alpha=objective.alpha, mean=histories.mean, targets=wanted, history=history.astype(np.int32),
             first_part=bounds[:-1], part_count=int(bounds[-1]), workspace=self.workspace,
         )  # fmt: skip
-        return np.split(parts, bounds[1:-1]), rest
+        return [parts[begin:end] for begin, end in itertools.pairwise(bounds)], rest
 
 
 class DeviceFeatures:

@@ -487,6 +487,8 @@ class ALS(VectorModel):
     def _fold(
         self, csr: Any, design: Float32, others: int, spectrum: npt.NDArray[np.float64] | None, prior: Float32 | None
     ) -> Float32:
+        if csr.shape[0] == 0:
+            return np.zeros((0, self._objective.columns), np.float32)
         objective, rows, backend = self._objective, Observations.of(csr), self._backend_of(csr)
         dense = None
         if self.nonnegative and not self._explicit:

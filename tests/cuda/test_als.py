@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -378,6 +379,74 @@ def test_life_after_training_is_that_of_the_cpu(cuda, feedback):
     assert grown.user_factors_.shape == (75, 9)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("feedback", ["implicit", "explicit"])
+def test_nobody_and_nothing_is_asked_about(cuda, feedback, device):
+    model = ALS(4, feedback=feedback, epochs=1, device=device).fit(interactions())
+    columns = 4 + (feedback == "explicit")
+    assert model.fold_in(sp.csr_matrix((0, 50), dtype=np.float32)).shape == (0, columns)
+    assert model.fold_in_items(sp.csr_matrix((70, 0), dtype=np.float32)).shape == (0, columns)
+    assert not model.fold_in(sp.csr_matrix((2, 50), dtype=np.float32)).any()
+    nobody = np.array([], np.int64)
+    assert model.explain(nobody, nobody) == []
+
+
+EDGES = {
+    "one pair": np.ones((1, 1)), "one user": np.ones((1, 40)), "one item": np.ones((40, 1)), "only dislikes": -np.ones((12, 9)),
+    "one user has it all": np.eye(21, 1) * np.ones(60), "rows beyond a segment": np.ones((1, 4200)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("edge", EDGES)
+def test_shapes_at_the_edge_train_as_on_the_cpu(emulated, edge, solver):
+    matrix = sp.csr_matrix(EDGES[edge].astype(np.float32))
+    (expected, host), (found, model) = (
+        losses(matrix, device, factors=5, solver=solver, epochs=3) for device in ("cpu", "cuda")
+    )
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(model.user_factors_ @ model.item_factors_.T - host.user_factors_ @ host.item_factors_.T).max() < 5e-3
+    assert emulated.allocated() == 0
+
+
+@pytest.mark.usefixtures("emulated")
+def test_values_that_no_system_can_hold_are_named_as_on_the_cpu():
+    for bad in (np.inf, 1e38):
+        matrix = interactions()
+        matrix.data[5] = bad
+        said = []
+        for device in ("cpu", "cuda"):
+            with pytest.raises((ValueError, FloatingPointError)) as error:
+                ALS(4, alpha=100.0, epochs=2, device=device).fit(matrix)
+            said.append(str(error.value))
+        assert said[0] == said[1]
+
+
+def test_threads_that_train_at_once_come_to_the_same_bits(cuda):
+    expected = ALS(6, epochs=2, device="cuda").fit(interactions())
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: ALS(6, epochs=2, device="cuda").fit(interactions()), range(6)))
+    for model in models:
+        assert np.array_equal(model.item_factors_, expected.item_factors_)
+
+
+def test_a_model_moves_between_devices(cuda):
+    """Trained on one, warm started on the other, grown on the CPU, and asked on both."""
+    model = ALS(6, epochs=2, device="cuda").fit(interactions(1))
+    for device in ("cpu", "cuda"):
+        before = model.loss_history_[-1]
+        model.device = device
+        model.fit(interactions(1), warm_start=True)
+        assert model.loss_history_[-1] < before
+    model.partial_fit(interactions(3, users=75, items=52))
+    new = interactions(4, users=5, items=52)
+    found = []
+    for device in ("cpu", "cuda"):
+        model.device = device
+        found.append(model.fold_in(new))
+    assert np.allclose(*found, rtol=1e-4, atol=1e-5)
+
+
 def test_training_runs_on_the_device_and_gives_its_memory_back(emulated):
     before = emulated.allocated()
     model = ALS(6, epochs=2, device="cuda").fit(interactions())
@@ -425,6 +494,28 @@ def test_observations_beyond_the_memory_pass_through_it(emulated, capsys):
     assert np.array_equal(parts.user_factors_, whole.user_factors_)
     assert np.array_equal(parts.item_factors_, whole.item_factors_)
     assert parts.loss_history_ == pytest.approx(whole.loss_history_, rel=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{}, {"feedback": "explicit"}, {"solver": "cholesky"}])
+def test_every_size_of_memory_is_enough_or_refused_at_once(emulated, settings):
+    matrix = interactions(7, users=400, items=30, density=0.5)
+    whole, outcomes = ALS(8, epochs=1, device="cuda", **settings).fit(matrix), []
+    for memory in range(100_000, 320_000, 30_000):
+        emulated.configure(memory=memory)
+        emulated.take_launches()
+        model, words = ALS(8, epochs=1, device="cuda", **settings), ""
+        try:
+            model.fit(matrix)
+        except MemoryError as error:
+            words = str(error)
+        if words:
+            assert "bytes needed at least" in words
+        else:
+            assert np.array_equal(model.user_factors_, whole.user_factors_)
+            assert np.array_equal(model.item_factors_, whole.item_factors_)
+        outcomes.append(len(emulated.take_launches()))
+    assert outcomes[0] == 0
+    assert len(set(outcomes)) > 2  # refused without a launch, in blocks of several sizes, whole
 
 
 def test_too_little_memory_is_an_error_with_bytes(emulated, monkeypatch):
