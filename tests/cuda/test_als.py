@@ -323,13 +323,22 @@ def test_training_comes_to_the_losses_of_the_cpu(cuda, feedback, solver, factors
 
 
 def test_gathers_of_16_bits_leave_the_loss_as_it_is(cuda, monkeypatch):
-    for settings in ({"unobserved_weight": 1.0, "regularization": 0.01}, {"feedback": "explicit"}):
-        found = []
-        for half in (True, False):
-            monkeypatch.setattr(_als_backends, "_HALF_GATHERS", half)
-            found.append(losses(interactions(4), "cuda", factors=20, solver="cg", epochs=10, **settings)[0])
-        assert np.abs(found[0] / found[1] - 1).max() < 1e-4
-        assert not np.array_equal(*found)
+    found = []
+    for half in (True, False):
+        monkeypatch.setattr(_als_backends, "_HALF_GATHERS", half)
+        settings = {"factors": 20, "solver": "cg", "epochs": 10, "unobserved_weight": 1.0, "regularization": 0.01}
+        found.append(losses(interactions(4), "cuda", **settings)[0])
+    assert np.abs(found[0] / found[1] - 1).max() < 1e-4
+    assert not np.array_equal(*found)
+
+
+@pytest.mark.parametrize("settings", [{"unobserved_weight": 0.0}, {"feedback": "explicit", "regularization": 1e-3}])
+def test_a_fit_that_comes_close_to_its_data_has_the_losses_of_the_cpu(cuda, settings):
+    expected, found = (
+        losses(interactions(1), device, factors=12, epochs=10, **settings)[0] for device in ("cpu", "cuda")
+    )
+    assert np.abs(found / expected - 1).max() < 1e-4
+    assert found[-1] < 0.2 * found[0]
 
 
 @pytest.mark.parametrize("direct", [True, False])
