@@ -2,6 +2,7 @@
 
     bash benchmarks/gpu.sh                      # builds, tests, then runs this after the benchmark of top-k
     python benchmarks/bench_gpu_als.py --quick
+    python benchmarks/bench_gpu_als.py --project   # needs no GPU: what arithmetic says of one, nothing measured
 
 The data are drawn on the GPU, shaped like MovieLens 20M and Netflix. Everyone starts from the same item factors (users
 at 0) and minimizes the objective of salience.ALS with exponent 0; epochs are interleaved; after each the loss is
@@ -17,6 +18,7 @@ operations at the rate of a float32 matrix product.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -31,6 +33,8 @@ import salience
 from bench_gpu import ask_driver, rate
 from contest import RESULTS, markdown
 from salience import ALS, Interactions
+from salience._als import padded_width
+from salience._als_backends import operations_of_exact
 
 WEIGHT = 0.02  # of unobserved pairs
 RIDGE = 2.5
@@ -270,13 +274,104 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [*found, f"{row['limit']:.0%} of {row['limit_of']}"]
 
 
+# --- What arithmetic says of a GPU that is not there ---
+
+# An H200, and what of it this is assumed to reach: no GPU has confirmed any of it.
+L2_BYTES, L2_RATE, MEMORY_RATE = 40e6, 5e12, 0.85 * 4.8e12  # of 50 MB for gathers; bytes a second
+SHARED_RATE = 0.5 * 132 * 128 * 1.755e9  # bytes a second: multiprocessors, bytes a cycle, cycles
+PASS_RATE, TILE_RATE, DOUBLE_RATE = 30e12, 0.25 * 60e12, 8e12  # operations a second: float32 twice, float64
+CALL_SECONDS, CALLS = 4e-6, 150  # launches, copies and allocations of an epoch, as the emulator counts them
+EIGENBASES = {64: 0.6e-3, 128: 2.2e-3, 256: 13e-3}  # both of an epoch: measured, one core of an EPYC
+OUR_STEPS, RESIDENT_BYTES = 2, 96 << 10
+
+
+def degrees(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return entries of users and of items, in the mean of what :func:`draw` draws."""
+    users, items, entries = SHAPES[name]
+    activity = np.exp(1.05 * np.random.default_rng(0).standard_normal(users))
+    of_users = np.minimum(20 + activity * (entries / users - 20) / activity.mean(), items / 4)
+    popularity = (10.0 + np.arange(items)) ** -1.1
+    low, high = 0.0, 1e12
+    for _ in range(100):  # no item has more than all users
+        of_items = np.minimum(users / 2, popularity * (low + high) / 2)
+        low, high = ((low + high) / 2, high) if of_items.sum() < entries else (low, (low + high) / 2)
+    return of_users * entries / of_users.sum(), of_items
+
+
+def project(name: str, factors: int) -> dict[str, float]:
+    """Say what each part of an epoch would take on an H200, in seconds, following csrc/cuda/als.cu."""
+    stride, sides = padded_width(factors), degrees(name)
+    rows, entries = sum(map(len, sides)), float(sides[0].sum())
+    fixed = stride * (5 + 1 + 3 * max(1, 512 // stride))  # vectors and partial sums of a block, in floats
+    most = max(0.0, (RESIDENT_BYTES / 4 - fixed) / (stride / 2 + 4))  # entries of a row that is gathered once
+    passes = gathers = 0.0
+    for counts, others in zip(sides, sides[::-1], strict=True):
+        table = 2 * stride * len(others)
+        reading = L2_RATE if table <= L2_BYTES else MEMORY_RATE
+        times = np.where(counts <= most, 1, 1 + OUR_STEPS)  # long rows are gathered anew in each pass
+        gathers += float((counts * times).sum()) * 2 * stride / reading
+        # A staged row is written once a gather and read twice a pass: for its product, and to be added up.
+        passes += float((counts * (times + 2 * (1 + OUR_STEPS))).sum()) * 2 * stride / SHARED_RATE
+        passes += float(counts.sum()) * (8 + 4 * OUR_STEPS) * stride / PASS_RATE
+    loss = entries * 4 * stride / (L2_RATE if 4 * stride * len(sides[0]) <= L2_BYTES else MEMORY_RATE)
+    dense = 5.0 * rows * factors**2 / TILE_RATE + 2 * 4 * 4.0 * rows * stride / MEMORY_RATE
+    exact = operations_of_exact(sides[0], factors) / DOUBLE_RATE
+    parts = {"gathers": gathers, "passes": passes, "loss": loss, "dense": dense,
+             "eigenbases": EIGENBASES[factors], "calls": CALLS * CALL_SECONDS}  # fmt: skip
+    limit = max(2 * entries * factors * 2 / L2_RATE, 2 * entries * factors * (2 + 8 + 4 * 2) / PASS_RATE)
+    apart = sum(parts.values())
+    together = max(gathers, passes) + loss + dense + EIGENBASES[factors] + CALLS * CALL_SECONDS
+    return {**parts, "apart": apart, "together": together, "exact": exact, "limit": limit / apart}
+
+
+PROJECTION = """# ALS on a GPU: projected, not measured
+
+No GPU has run this. `python benchmarks/bench_gpu_als.py --project` computes it from what the kernels read and compute
+and from assumed rates of an H200; `benchmarks/gpu.sh` measures on one. Milliseconds an epoch, two steps of conjugate
+gradients, synthetic data in the shapes of MovieLens 20M and Netflix.
+
+{table}
+
+- Gathers: 2 bytes a factor and entry on both sides, at 5 TB/s where the table fits 40 MB of L2, else 85 % of
+  4.8 TB/s; rows whose factors do not fit 96 KB of shared memory are gathered in each of three passes.
+- Passes: shared memory at half of its 29.7 TB/s, and {operations} float32 operations a factor and entry at 30 TFLOP/s.
+- Loss: each entry's factors once more, in float32. Dense: Gramians and rotations at a quarter of 60 TFLOP/s.
+- Eigenbases: on the host, two an epoch; measured on one core of an EPYC. Calls: 150 of 4 us.
+- Epoch: from gathers hidden behind the passes, or the other way round, to nothing hidden. Limit: the larger of gathers
+  at 5 TB/s and operations at 30 TFLOP/s, for all rows gathered once, as a share of the upper end.
+- Wanted for MovieLens 20M are 8, 15 and 30 ms: in reach with 64 and 128 factors; not with 256, for which eigenbases on
+  the host and passes in float32 are too slow.
+- At the end of a fit the users are solved exactly, once: float64 at 8 TFLOP/s.
+"""
+
+
+def write_projection(folder: Path) -> None:
+    """Write what arithmetic says, and say so."""
+    columns, rows = ("gathers", "passes", "loss", "dense", "eigenbases", "calls"), []
+    for name, factors in itertools.product(SHAPES, EIGENBASES):
+        found = {part: 1e3 * value for part, value in project(name, factors).items()}
+        epoch, limit = f"{found['together']:.0f} to {found['apart']:.0f}", f"{found['limit'] / 1e3:.0%}"
+        rows.append(
+            [f"{name}, {factors}", *(f"{found[part]:.1f}" for part in columns), epoch, limit, f"{found['exact']:.0f}"]
+        )
+    head = ["data, factors", *columns, "epoch", "limit", "exact users, once"]
+    text = PROJECTION.format(table=markdown(head, rows), operations=8 + 4 * OUR_STEPS)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu_als_projection.md").write_text(text)
+    print(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--budget", type=float, default=150.0, help="seconds; cases beyond are left out")
     parser.add_argument("--save", type=Path, default=RESULTS, help="folder of the results file")
+    parser.add_argument("--project", action="store_true", help="write what arithmetic says, without a GPU")
     options = parser.parse_args()
+    if options.project:
+        write_projection(options.save)
+        return
     import torch
 
     start = time.perf_counter()

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command of less than ten minutes: builds for the device of this machine,
 # runs the GPU tests, compute-sanitizer on a small case, the audit of the bound, then the benchmarks: top-k beside torch
-# and CuPy, ALS beside torch and, where it is installed, implicit. Needs nvcc, cmake, ninja, pybind11, CuPy, PyTorch and what the tests need, but no network. Results go
-# to $OUT where that is set, else to benchmarks/results.
+# and CuPy; ALS beside torch and, where it is installed, implicit; blended top-k and attention beside torch. Needs
+# nvcc, cmake, ninja, pybind11, CuPy, PyTorch and what the tests need, but no network. Results go to $OUT where that is
+# set, else to benchmarks/results.
 #
 #     bash benchmarks/gpu.sh            # all of it
 #     bash benchmarks/gpu.sh --quick    # fewer shapes and rounds
@@ -52,11 +53,15 @@ else
 fi
 
 step "audit of the bound, then the benchmark of top-k"
-left=$((560 - (SECONDS - start)))  # half for each
+left=$((505 - (SECONDS - start)))  # half for each
 timeout $((left / 2 + 15)) python3 benchmarks/bench_gpu.py --save "$out" --budget $((left / 2 - 20)) "$@" || fail "benchmark of top-k"
 
 step "the benchmark of ALS"
-left=$((570 - (SECONDS - start)))
+left=$((515 - (SECONDS - start)))
 timeout $left python3 benchmarks/bench_gpu_als.py --save "$out" --budget $((left - 20)) "$@" || fail "benchmark of ALS"
+
+step "the benchmark of blended top-k and of attention"
+left=$((575 - (SECONDS - start)))
+timeout $left python3 benchmarks/bench_gpu_serving.py --save "$out" --budget $((left - 30)) "$@" || fail "benchmark of serving"
 
 if [ -n "$failed" ]; then echo "FAILED:$failed"; exit 1; fi

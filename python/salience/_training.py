@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,11 @@ class Best:
 class Run:
     """Epochs of one fit."""
 
-    def __init__(self, model: ALS, state: Factorization, judge: Judge | None, patience: int) -> None:
+    def __init__(
+        self, model: ALS, state: Factorization, judge: Judge | None, patience: int, keep: Callable[[], None]
+    ) -> None:
         self.model = model
+        self.keep = keep
         self.state = state
         self.judge = judge
         self.patience = patience
@@ -84,9 +88,17 @@ class Run:
         else:
             self._publish(self.best.state, self.best.epoch)
 
+    def release(self, error: BaseException) -> None:
+        """Give a GPU's memory back: a traceback that somebody keeps must not keep it too."""
+        traceback.clear_frames(error.__traceback__)
+        self.best = None
+        for side in (self.state.users, self.state.items):
+            side.factors = side.held = side.prior = None
+
     def _publish(self, finished: Factorization, epoch: int) -> None:
         self._record(epoch)
         self.model._adopt(finished)
+        self.keep()
 
     def _record(self, epoch: int) -> None:
         model = self.model
@@ -181,10 +193,31 @@ def recovery(run: Run, store: Checkpoint | None) -> Iterator[None]:
     try:
         yield
     except DeviceFailureError as error:
+        run.release(error)
         words = f"{error}; training stopped after epoch {run.epoch}"
         if store is not None and store.written is not None:
             words += f", and {store.path} holds epoch {store.written}: fit again with it, on any device, to go on"
         raise type(error)(words) from error
+
+
+@contextlib.contextmanager
+def unbroken(model: ALS) -> Iterator[Callable[[], None]]:
+    """Undo, where a fit fails, what it did to a model since ``keep`` was last called: factors and data belong together.
+
+    Yields ``keep``.
+    """
+    kept = dict(model.__dict__)
+
+    def keep() -> None:
+        kept.clear()
+        kept.update(model.__dict__)
+
+    try:
+        yield keep
+    except BaseException:
+        model.__dict__.clear()
+        model.__dict__.update(kept)
+        raise
 
 
 def _named(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from salience._als import (
     padded,
 )
 from salience._explain import Explanation
-from salience._training import Checkpoint, Run, make_judge, progress_line, recovery
+from salience._training import Checkpoint, Run, make_judge, progress_line, recovery, unbroken
 from salience.interactions import Interactions, as_interactions
 from salience.models import VectorModel
 
@@ -290,6 +290,8 @@ class ALS(VectorModel):
         RuntimeError, MemoryError
             A GPU is asked for and there is none that can be used, it has too little memory (with the bytes that are
             needed), or it failed in the middle; then a checkpoint holds what was reached, for any device.
+
+        A fit that fails leaves the model as it was, or as the last callback or validation saw it.
         """
         data = as_interactions(interactions)
         if len(data) == 0:
@@ -299,27 +301,28 @@ class ALS(VectorModel):
         patience = _arrays.whole(patience, argument="patience", least=1)
         every = _arrays.whole(checkpoint_every, argument="checkpoint_every", least=1)
         previous = self._previous() if warm_start else None
-        self._settle_weights(data)
-        self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
-        self.mean_ = float(data.matrix.data.mean(dtype=np.float64)) if self._explicit else 0.0
-        judged = validation is not None
-        copies = 1 + (judged or callback is not None) + judged
-        state = self._start(data, features, previous, copies)
-        run = Run(self, state, make_judge(validation, validation_metric, explicit=self._explicit), patience)
-        store = None if checkpoint is None else Checkpoint(checkpoint, self, state)
-        if store is not None:
-            store.resume(run)
-        report = progress_line if progress is True else progress or None
-        if report is progress_line and state.backend.plan is not None:
-            sys.stderr.write(f"{state.backend.plan}\n")
-        with recovery(run, store):
-            while run.epoch < self.epochs and not run.stopped:
-                run.advance(callback)
-                if store is not None and (run.epoch % every == 0 or run.epoch == self.epochs or run.stopped):
-                    store.write(run)
-                if report is not None:
-                    report(run.epoch, self.epochs)
-            run.finish()
+        judge = make_judge(validation, validation_metric, explicit=self._explicit)
+        with unbroken(self) as keep:
+            self._settle_weights(data)
+            self._seen, self.user_map, self.item_map = data, data.user_map, data.item_map
+            self.mean_ = float(data.matrix.data.mean(dtype=np.float64)) if self._explicit else 0.0
+            copies = 1 + (judge is not None or callback is not None) + (judge is not None)
+            state = self._start(data, features, previous, copies)
+            run = Run(self, state, judge, patience, keep)
+            store = None if checkpoint is None else Checkpoint(checkpoint, self, state)
+            if store is not None:
+                store.resume(run)
+            report = progress_line if progress is True else progress or None
+            if report is progress_line and state.backend.plan is not None:
+                sys.stderr.write(f"{state.backend.plan}\n")
+            with recovery(run, store):
+                while run.epoch < self.epochs and not run.stopped:
+                    run.advance(callback)
+                    if store is not None and (run.epoch % every == 0 or run.epoch == self.epochs or run.stopped):
+                        store.write(run)
+                    if report is not None:
+                        report(run.epoch, self.epochs)
+                run.finish()
         return self
 
     def _settle_weights(self, data: Interactions) -> None:
@@ -484,6 +487,8 @@ class ALS(VectorModel):
     def _fold(
         self, csr: Any, design: Float32, others: int, spectrum: npt.NDArray[np.float64] | None, prior: Float32 | None
     ) -> Float32:
+        if csr.shape[0] == 0:
+            return np.zeros((0, self._objective.columns), np.float32)
         objective, rows, backend = self._objective, Observations.of(csr), self._backend_of(csr)
         dense = None
         if self.nonnegative and not self._explicit:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -320,13 +323,22 @@ def test_training_comes_to_the_losses_of_the_cpu(cuda, feedback, solver, factors
 
 
 def test_gathers_of_16_bits_leave_the_loss_as_it_is(cuda, monkeypatch):
-    for settings in ({"unobserved_weight": 1.0, "regularization": 0.01}, {"feedback": "explicit"}):
-        found = []
-        for half in (True, False):
-            monkeypatch.setattr(_als_backends, "_HALF_GATHERS", half)
-            found.append(losses(interactions(4), "cuda", factors=20, solver="cg", epochs=10, **settings)[0])
-        assert np.abs(found[0] / found[1] - 1).max() < 1e-4
-        assert not np.array_equal(*found)
+    found = []
+    for half in (True, False):
+        monkeypatch.setattr(_als_backends, "_HALF_GATHERS", half)
+        settings = {"factors": 20, "solver": "cg", "epochs": 10, "unobserved_weight": 1.0, "regularization": 0.01}
+        found.append(losses(interactions(4), "cuda", **settings)[0])
+    assert np.abs(found[0] / found[1] - 1).max() < 1e-4
+    assert not np.array_equal(*found)
+
+
+@pytest.mark.parametrize("settings", [{"unobserved_weight": 0.0}, {"feedback": "explicit", "regularization": 1e-3}])
+def test_a_fit_that_comes_close_to_its_data_has_the_losses_of_the_cpu(cuda, settings):
+    expected, found = (
+        losses(interactions(1), device, factors=12, epochs=10, **settings)[0] for device in ("cpu", "cuda")
+    )
+    assert np.abs(found / expected - 1).max() < 1e-4
+    assert found[-1] < 0.2 * found[0]
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -376,6 +388,74 @@ def test_life_after_training_is_that_of_the_cpu(cuda, feedback):
     assert grown.user_factors_.shape == (75, 9)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("feedback", ["implicit", "explicit"])
+def test_nobody_and_nothing_is_asked_about(cuda, feedback, device):
+    model = ALS(4, feedback=feedback, epochs=1, device=device).fit(interactions())
+    columns = 4 + (feedback == "explicit")
+    assert model.fold_in(sp.csr_matrix((0, 50), dtype=np.float32)).shape == (0, columns)
+    assert model.fold_in_items(sp.csr_matrix((70, 0), dtype=np.float32)).shape == (0, columns)
+    assert not model.fold_in(sp.csr_matrix((2, 50), dtype=np.float32)).any()
+    nobody = np.array([], np.int64)
+    assert model.explain(nobody, nobody) == []
+
+
+EDGES = {
+    "one pair": np.ones((1, 1)), "one user": np.ones((1, 40)), "one item": np.ones((40, 1)), "only dislikes": -np.ones((12, 9)),
+    "one user has it all": np.eye(21, 1) * np.ones(60), "rows beyond a segment": np.ones((1, 4200)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("edge", EDGES)
+def test_shapes_at_the_edge_train_as_on_the_cpu(emulated, edge, solver):
+    matrix = sp.csr_matrix(EDGES[edge].astype(np.float32))
+    (expected, host), (found, model) = (
+        losses(matrix, device, factors=5, solver=solver, epochs=3) for device in ("cpu", "cuda")
+    )
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(model.user_factors_ @ model.item_factors_.T - host.user_factors_ @ host.item_factors_.T).max() < 5e-3
+    assert emulated.allocated() == 0
+
+
+@pytest.mark.usefixtures("emulated")
+def test_values_that_no_system_can_hold_are_named_as_on_the_cpu():
+    for bad in (np.inf, 1e38):
+        matrix = interactions()
+        matrix.data[5] = bad
+        said = []
+        for device in ("cpu", "cuda"):
+            with pytest.raises((ValueError, FloatingPointError)) as error:
+                ALS(4, alpha=100.0, epochs=2, device=device).fit(matrix)
+            said.append(str(error.value))
+        assert said[0] == said[1]
+
+
+def test_threads_that_train_at_once_come_to_the_same_bits(cuda):
+    expected = ALS(6, epochs=2, device="cuda").fit(interactions())
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: ALS(6, epochs=2, device="cuda").fit(interactions()), range(6)))
+    for model in models:
+        assert np.array_equal(model.item_factors_, expected.item_factors_)
+
+
+def test_a_model_moves_between_devices(cuda):
+    """Trained on one, warm started on the other, grown on the CPU, and asked on both."""
+    model = ALS(6, epochs=2, device="cuda").fit(interactions(1))
+    for device in ("cpu", "cuda"):
+        before = model.loss_history_[-1]
+        model.device = device
+        model.fit(interactions(1), warm_start=True)
+        assert model.loss_history_[-1] < before
+    model.partial_fit(interactions(3, users=75, items=52))
+    new = interactions(4, users=5, items=52)
+    found = []
+    for device in ("cpu", "cuda"):
+        model.device = device
+        found.append(model.fold_in(new))
+    assert np.allclose(*found, rtol=1e-4, atol=1e-5)
+
+
 def test_training_runs_on_the_device_and_gives_its_memory_back(emulated):
     before = emulated.allocated()
     model = ALS(6, epochs=2, device="cuda").fit(interactions())
@@ -423,6 +503,28 @@ def test_observations_beyond_the_memory_pass_through_it(emulated, capsys):
     assert np.array_equal(parts.user_factors_, whole.user_factors_)
     assert np.array_equal(parts.item_factors_, whole.item_factors_)
     assert parts.loss_history_ == pytest.approx(whole.loss_history_, rel=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{}, {"feedback": "explicit"}, {"solver": "cholesky"}])
+def test_every_size_of_memory_is_enough_or_refused_at_once(emulated, settings):
+    matrix = interactions(7, users=400, items=30, density=0.5)
+    whole, outcomes = ALS(8, epochs=1, device="cuda", **settings).fit(matrix), []
+    for memory in range(100_000, 320_000, 30_000):
+        emulated.configure(memory=memory)
+        emulated.take_launches()
+        model, words = ALS(8, epochs=1, device="cuda", **settings), ""
+        try:
+            model.fit(matrix)
+        except MemoryError as error:
+            words = str(error)
+        if words:
+            assert "bytes needed at least" in words
+        else:
+            assert np.array_equal(model.user_factors_, whole.user_factors_)
+            assert np.array_equal(model.item_factors_, whole.item_factors_)
+        outcomes.append(len(emulated.take_launches()))
+    assert outcomes[0] == 0
+    assert len(set(outcomes)) > 2  # refused without a launch, in blocks of several sizes, whole
 
 
 def test_too_little_memory_is_an_error_with_bytes(emulated, monkeypatch):
@@ -504,6 +606,98 @@ def test_a_run_that_began_on_a_gpu_goes_on_on_the_cpu(emulated, tmp_path):
         ALS(8, epochs=4, device="cuda").fit(matrix, checkpoint=path, callback=fill)
     found = ALS(8, epochs=4, device="cpu").fit(matrix, checkpoint=path)
     assert found.loss_history_ == pytest.approx(ALS(8, epochs=4, device="cpu").fit(matrix).loss_history_, rel=1e-4)
+
+
+def failures(emulated, kind, work, memory=1 << 30, stride=1):
+    """Let work() fail at one point after another, until it does not; yields each error's type and words."""
+    for number in itertools.count(0, stride):
+        emulated.configure(memory=memory, **{kind: number})
+        try:
+            work()
+        except (RuntimeError, MemoryError) as error:
+            found = type(error), str(error)
+        else:
+            found = None
+        emulated.configure(memory=memory)
+        if found is None:
+            return
+        yield found
+
+
+FAILURES = {
+    "launches": (1, RuntimeError, "CUDA: .*: cudaErrorLaunchFailure"),
+    "calls": (7, RuntimeError, "CUDA: .*: cudaErrorLaunchFailure"),
+    "allocations": (1, MemoryError, r"device: too little memory for .*: \d+ bytes wanted"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_wherever_a_fit_fails_nothing_is_lost(emulated, tmp_path, kind, blocks):
+    """The model is what it was, device memory is given back, and the checkpoint goes on to the same bits."""
+    first, path = interactions(0, users=30, items=20), tmp_path / "run.ckpt"
+    data = interactions(7, users=400, items=30, density=0.5) if blocks else interactions(5, users=25, items=24)
+    memory, features = LITTLE if blocks else 1 << 30, None if blocks else {"item_features": np.eye(24, 3)}
+    whole = ALS(8, epochs=2, device="cuda").fit(data, **features or {})
+    stride, error_type, words = FAILURES[kind]
+    model = ALS(8, epochs=2, device="cuda").fit(first)
+    before, held, points = dict(model.__dict__), emulated.allocated(), 0
+
+    def refit():
+        model.fit(data, checkpoint=path, **features or {})
+
+    for found, said in failures(emulated, kind, refit, memory, stride):
+        assert issubclass(found, error_type)
+        assert re.match(words, said)
+        assert ("run.ckpt holds epoch" in said) == path.exists()
+        assert emulated.allocated() == held
+        assert {name: value is before[name] for name, value in model.__dict__.items()} == dict.fromkeys(before, True)
+        if path.exists() and points % 10 == 0:
+            resumed = ALS(8, epochs=2, device="cuda").fit(data, checkpoint=path, **features or {})
+            assert np.array_equal(resumed.user_factors_, whole.user_factors_)
+            path.unlink()
+        points += 1
+    assert points > 20
+    assert np.array_equal(model.user_factors_, whole.user_factors_)
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_wherever_folding_in_or_explaining_fails_memory_is_given_back(emulated, kind):
+    model = ALS(5, epochs=1, device="cuda").fit(interactions())
+    _, error_type, words = FAILURES[kind]
+    work = {
+        "fold_in": lambda: model.fold_in(interactions(9, users=6)),
+        "fold_in_items": lambda: model.fold_in_items(interactions(8, items=12)),
+        "explain": lambda: model.explain([0, 12], [1, 7]),
+    }
+    for name, call in work.items():
+        expected = call()
+        errors = list(failures(emulated, kind, call))
+        assert errors, name
+        for found, said in errors:
+            assert issubclass(found, error_type)
+            assert re.match(words, said)
+        assert emulated.allocated() == 0
+        if name != "explain":
+            assert np.array_equal(call(), expected)
+
+
+def test_what_a_callback_has_seen_stays_where_a_fit_fails_later(emulated):
+    model = ALS(4, epochs=4, device="cuda").fit(interactions(0, users=30, items=20))
+
+    def lose(epoch, current):
+        if epoch == 2:
+            emulated.configure(launches=9)
+
+    with pytest.raises(RuntimeError, match="training stopped after epoch 2") as kept:
+        model.fit(interactions(5), callback=lose)
+    assert emulated.allocated() == 0  # though the error, with its traceback, is there
+    assert kept.tb is not None
+    emulated.configure()
+    two = ALS(4, epochs=2, device="cuda").fit(interactions(5))
+    assert np.array_equal(model.item_factors_, two.item_factors_)
+    assert (model.best_epoch_, model.loss_history_) == (2, two.loss_history_)
+    assert model.recommend([69], 3).ids.shape == (1, 3)
 
 
 def test_auto_goes_where_it_pays_and_what_cannot_be_served_says_why(emulated, monkeypatch):

@@ -127,12 +127,18 @@ void bind_emulator(py::module_& module) {
   module.def(
       "configure",
       [](uint64_t seed, int64_t memory, int64_t shared_bytes, int multiprocessors, const std::string& skipped,
-         bool noise, int64_t launches) {
-        emulator::configure({seed, memory, shared_bytes, multiprocessors, skipped, noise, launches});
+         bool noise, int64_t launches, int64_t calls, int64_t allocations) {
+        emulator::configure(
+            {seed, memory, shared_bytes, multiprocessors, skipped, noise, launches, calls, allocations});
       },
       py::arg("seed") = 0, py::arg("memory") = int64_t{1} << 30, py::arg("shared_bytes") = 99 << 10,
       py::arg("multiprocessors") = 2, py::arg("skipped") = "", py::arg("noise") = true,
-      py::arg("launches") = -1);
+      py::arg("launches") = -1, py::arg("calls") = -1, py::arg("allocations") = -1);
+  module.def("settings", [] {
+    const emulator::Settings& now = emulator::settings();
+    return py::dict(py::arg("launches") = now.launches, py::arg("calls") = now.calls,
+                    py::arg("allocations") = now.allocations);
+  });
   module.def("allocated", emulator::allocated);
   module.def("barrier_sites", emulator::barrier_sites);
   module.def("take_launches", [] {

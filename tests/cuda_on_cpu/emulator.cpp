@@ -109,7 +109,7 @@ struct KnownSite {
 };
 
 struct Emulator {
-  std::mutex mutex;
+  std::mutex mutex, counting;
   Settings settings;
   uint64_t random = 1;
   std::map<const unsigned char*, Allocation> allocations;  // by first byte
@@ -214,8 +214,10 @@ std::string stuck(const Block& block) {
 
 // A device that is lost fails at everything from then on.
 void check_alive(const std::string& doing) {
-  if (all.settings.launches == 0)
+  const std::lock_guard<std::mutex> lock(all.counting);
+  if (all.settings.launches == 0 || all.settings.calls == 0)
     throw DeviceError("CUDA: " + doing + ": cudaErrorLaunchFailure (unspecified launch failure)");
+  if (all.settings.calls > 0) --all.settings.calls;
 }
 
 // --- Memory ---
@@ -586,13 +588,16 @@ void copy(void* to, const void* from, int64_t bytes, Stream) {
   if (bytes != 0) std::memmove(to, from, static_cast<size_t>(bytes));
 }
 void copy_rows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t bytes, int64_t rows,
-               Stream stream) {
+               Stream) {
   if (bytes > to_pitch || bytes > from_pitch) throw DeviceError("CUDA: copying: cudaErrorInvalidPitchValue");
+  if (bytes == 0 || rows == 0) return;
+  emulator::check_alive("copying");
   for (int64_t r = 0; r < rows; ++r)
-    copy(static_cast<unsigned char*>(to) + r * to_pitch,
-         static_cast<const unsigned char*>(from) + r * from_pitch, bytes, stream);
+    std::memmove(static_cast<unsigned char*>(to) + r * to_pitch,
+                 static_cast<const unsigned char*>(from) + r * from_pitch, static_cast<size_t>(bytes));
 }
 void fill(void* at, uint8_t byte, int64_t bytes, Stream) {
+  emulator::check_alive("filling memory");
   if (bytes != 0) std::memset(at, byte, static_cast<size_t>(bytes));
 }
 
@@ -600,11 +605,12 @@ void* allocate(int64_t bytes, Stream, const char* what) {
   if (bytes == 0) return nullptr;
   emulator::check_alive("allocating memory");
   const std::lock_guard<std::mutex> lock(all.mutex);
-  if (all.allocated + bytes > all.settings.memory)
+  if (all.allocated + bytes > all.settings.memory || all.settings.allocations == 0)
     throw OutOfDeviceMemory("device: too little memory for " + std::string(what) + ": " +
                             std::to_string(bytes) + " bytes wanted, " +
                             std::to_string(all.settings.memory - all.allocated) + " of " +
                             std::to_string(all.settings.memory) + " bytes free");
+  if (all.settings.allocations > 0) --all.settings.allocations;
   const emulator::Allocation made = emulator::guarded(bytes);
   all.allocated += bytes;
   all.allocations[emulator::first_byte(made)] = made;
@@ -620,15 +626,18 @@ void release(void* memory, Stream) noexcept {
   all.allocations.erase(found);
 }
 
-void* allocate_pinned(int64_t bytes) { return ::operator new(static_cast<size_t>(bytes)); }
+void* allocate_pinned(int64_t bytes) {
+  emulator::check_alive("allocating page-locked memory");
+  return ::operator new(static_cast<size_t>(bytes));
+}
 void release_pinned(void* memory) noexcept { ::operator delete(memory); }
 
-Event::Event() = default;
+Event::Event() { emulator::check_alive("making an event"); }
 Event::~Event() = default;
-void Event::record(Stream) {}
-void Event::hold(Stream) const {}
-void Event::wait() const {}
-SideStream::SideStream() : stream_(reinterpret_cast<Stream>(3)) {}
+void Event::record(Stream) { emulator::check_alive("recording an event"); }
+void Event::hold(Stream) const { emulator::check_alive("waiting for an event"); }
+void Event::wait() const { emulator::check_alive("waiting for an event"); }
+SideStream::SideStream() : stream_(reinterpret_cast<Stream>(3)) { emulator::check_alive("making a stream"); }
 void SideStream::finish() noexcept {}
 SideStream::~SideStream() = default;
 

@@ -18,9 +18,10 @@ struct Settings {
   int64_t memory = int64_t{1} << 30;  // of the device, in bytes
   int64_t shared_bytes = 99 << 10;    // of a block
   int multiprocessors = 2;
-  std::string skipped;    // a barrier that is ignored, as "file:line"
-  bool noise = true;      // matrix products as far off as the hardware may be
-  int64_t launches = -1;  // after which the device is lost; negative: never
+  std::string skipped;  // a barrier that is ignored, as "file:line"
+  bool noise = true;    // matrix products as far off as the hardware may be
+  // How many succeed; negative: all. Then the device is lost or, at the next allocation, full.
+  int64_t launches = -1, calls = -1, allocations = -1;
 };
 
 struct Launch {

@@ -438,3 +438,28 @@ def test_wrong_calls_after_fit():
         model.fit(matrix, patience=0)
     with pytest.raises(ValueError, match="checkpoint_every: 0"):
         model.fit(matrix, checkpoint_every=0)
+
+
+def test_a_fit_that_fails_leaves_the_model_as_it_was():
+    """Factors and what they were learned from stay together, so that the model still serves and can go on."""
+    model, bad = ALS(4, epochs=2), rated(1, users=9, items=40)
+    bad.data[3] = np.inf
+    with pytest.raises((ValueError, FloatingPointError)):
+        model.fit(bad)
+    with pytest.raises(ValueError, match="not fitted"):
+        model.recommend([0])
+    model.fit(rated())
+    before = dict(model.__dict__)
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    for wrong in (
+        lambda: model.fit(bad),
+        lambda: model.fit(rated(2, users=9), progress=lambda done, total: stop(done)),
+    ):
+        with pytest.raises((ValueError, FloatingPointError, KeyboardInterrupt)):
+            wrong()
+        assert all(model.__dict__[name] is before[name] for name in before)
+    again = ALS(4, epochs=2).fit(rated()).fit(rated(3), warm_start=True)
+    assert same(model.fit(rated(3), warm_start=True), again)
