@@ -347,7 +347,7 @@ def test_the_protocol_is_that_of_the_reports(made, tmp_path):
     with pytest.warns(UserWarning, match="sampled"):
         few = evaluate(models["Popularity"], split.train, split.test, metrics=["ndcg@5"], sampled=10)
     few.to_html(tmp_path / "few.html")
-    assert "All items are ranked" not in (tmp_path / "few.html").read_text()
+    assert "Models rank all items" not in (tmp_path / "few.html").read_text()
     assert "10 SAMPLED candidates" in (tmp_path / "few.html").read_text()
 
 

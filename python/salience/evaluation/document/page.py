@@ -313,8 +313,8 @@ def _protocol(reports: Mapping[str, Report]) -> str:
     if any(report.sampled for report in reports.values()):
         return ""
     ranked = any(parse_metric(name).kind != "rating" for report in reports.values() for name in report.values)
-    words = "All items are ranked for every user with at least one test item; what a user had in training is left out. "
-    return words if ranked else ""
+    models = "Models rank all items for every user with at least one test item, without what the user had in training"
+    return f"{models}; lists made elsewhere are taken as they are. " if ranked else ""
 
 
 def _definitions(reports: Mapping[str, Report]) -> list[tuple[str, str]]:
