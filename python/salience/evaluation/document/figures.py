@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from salience.evaluation.document.drawing import QUIET, SERIES, draw
 from salience.evaluation.metrics import parse_metric
-from salience.evaluation.report import Report
+from salience.evaluation.report import Report, counted
 from salience.evaluation.slices import Slices
 
 Reports = Mapping[str, Report]
@@ -155,11 +155,6 @@ def by_popularity(reports: Reports, k: int, *, level: float) -> Figure | None:
     return _bucketed(
         "by-popularity", "By the popularity of the item", caption, slices, label, f"found in the first {k}", "pairs"
     )
-
-
-def counted(number: int, kind: str) -> str:
-    """Say how many: "1 user", "2,000 users"."""
-    return f"{number:,} {kind.removesuffix('s') if number == 1 else kind}"
 
 
 def _bucketed(

@@ -19,7 +19,7 @@ from salience.evaluation import _checks
 from salience.evaluation.comparison import Comparison, compare
 from salience.evaluation.document import examples, figures
 from salience.evaluation.metrics import parse_metric
-from salience.evaluation.report import Report
+from salience.evaluation.report import Report, counted
 from salience.interactions import Interactions
 
 _ACCURACY = ("ndcg", "recall", "map", "mrr", "hit_rate", "precision")
@@ -186,7 +186,7 @@ def _headline(reports: Mapping[str, Report], metric: str | None, level: float) -
                 "metric": metric,
                 "value": f"{report.values[metric]:.4f}",
                 "interval": "" if math.isnan(low) else f"{level:.0%} interval {low:.4f} to {high:.4f}",
-                "users": figures.counted(report.counts[metric], "users"),
+                "users": counted(report.counts[metric], "users"),
             }
         )
     return lines
