@@ -409,6 +409,7 @@ def test_your_own_interactions(task, tmp_path):
         (["topk", "--items", "x.npy"], "--queries and --items belong together"),
         (["als", "--shapes", "10x10x4", "--peers", "faiss"], "peers: 'faiss' has no adapter for als"),
         (["als", "nothing.csv"], "nothing.csv is not a file"),
+        (["hybrid", "--shapes", "30x20x2", "-k", "21"], "k: 21; expected 1 to 20"),
     ],
 )
 def test_errors_say_what_is_wrong(arguments, words, capsys):

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from salience._arrays import whole
 from salience.bench import topk
 from salience.bench.contest import OURS, Problem, Verdict
 from salience.bench.peers import UnsupportedError
@@ -80,6 +81,7 @@ class Hybrid(Problem):
 
     def __post_init__(self) -> None:
         self.folded = Folded.of(self.model, self.users)
+        whole(self.k, argument="k", least=1, most=len(self.folded.items))
 
     def describe(self) -> dict[str, Any]:
         """Return the data's shape, the scorer's parts, and k."""
