@@ -340,7 +340,17 @@ def test_a_wrong_loss_is_noticed():
     x, y = problem.ours()["salience"]()
     verdicts = problem.judge({"salience": (x, y), "wrong": (x * 1.5, y)})
     assert verdicts["salience"].agrees
-    assert not verdicts["wrong"].agrees
+    assert verdicts["wrong"].agrees is False
+
+
+def test_who_converges_more_slowly_is_behind_and_not_wrong():
+    problem = implicit_problem()
+    settings = {"alpha": 1.0, "threads": 1, **problem._settings}
+    early = ALS(8, epochs=2, **settings).fit(problem.interactions)
+    answers = {"salience": problem.ours()["salience"](), "early": (early.user_factors_, early.item_factors_)}
+    verdict = problem.judge(answers)["early"]
+    assert verdict.agrees is None
+    assert "above the lowest: behind after as many epochs" in verdict.words
 
 
 def test_a_wrong_metric_is_noticed():
