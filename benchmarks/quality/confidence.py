@@ -8,6 +8,7 @@ every half-life of age. The curve over the half-life is printed on both, the pow
 
 from __future__ import annotations
 
+import argparse
 import math
 
 from salience import ALS, Interactions
@@ -34,6 +35,7 @@ def quality(train: Interactions, test: Interactions, power: float, half_life: fl
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     outer = splits.temporal(load_movielens())
     inner = splits.temporal(outer.train)
     by_power = {power: quality(inner.train, inner.test, power, math.inf)[0] for power in POWERS}

@@ -8,6 +8,7 @@ als_defaults.py; those of the peers are theirs.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,7 @@ def by_surprise(name: str) -> Callable[[Interactions, Interactions], Predictions
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     ratings = load_movielens()
     fold = np.random.default_rng(0).integers(0, FOLDS, len(ratings))
     models: dict[str, Any] = {

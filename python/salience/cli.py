@@ -236,5 +236,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli(arguments)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        errors.print(f"[red]salience:[/red] {escape(str(error))}", highlight=False)
+        errors.print(f"[red]salience:[/red] {escape(_words(error))}", highlight=False)
         sys.exit(1)
+
+
+def _words(error: Exception) -> str:
+    """Say what failed; of an error of the system the file first, as in our own."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

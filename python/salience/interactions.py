@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -308,7 +309,7 @@ class Interactions:
         value : str, optional
             Column of finite numbers; 1 where not given. Rounded to float32.
         time : str, optional
-            Column of numbers or dates.
+            Column of numbers or dates; in text files dates of ISO 8601, of UTC where they name no offset.
         duplicates : {"sum", "last", "first", "max", "mean", "error"}
             How values of rows with the same user and item become one. "last" and "first" go by
             time where there is one, then by position. The pair keeps its latest time ("first":
@@ -590,8 +591,26 @@ def _parse(texts: list[str], argument: str) -> npt.NDArray[Any]:
     try:
         return np.array(texts, dtype=np.float64)
     except ValueError:
-        bad = next(text for text in texts if not _is_number(text))
-        raise ValueError(f"{argument}: {bad!r}; expected a number in every row") from None
+        bad = [text for text in texts if not _is_number(text)]
+    if argument != "time":
+        raise ValueError(f"{argument}: {bad[0]!r}; expected a number in every row")
+    dates = _dates(texts)
+    if dates is None:
+        worst = next((text for text in bad if _dates([text]) is None), bad[0])
+        raise ValueError(f"time: {worst!r}; expected a number in every row, or an ISO 8601 date in every row")
+    return dates
+
+
+def _dates(texts: list[str]) -> npt.NDArray[np.int64] | None:
+    """Read ISO 8601 dates as microseconds since 1970, as date columns of frames are; None where some are not."""
+    if not all(text[:1].isdigit() for text in texts):
+        return None  # to NumPy "now" is a date, and nothing a missing one
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, that it converts offsets to UTC
+            return np.array(texts, dtype="datetime64[us]").astype(np.int64)
+    except ValueError:
+        return None
 
 
 def _is_number(text: str) -> bool:

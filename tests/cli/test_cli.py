@@ -86,7 +86,7 @@ def test_doctor_says_what_is_used():
     ("arguments", "words"),
     [
         (["fit", "none.csv", "--model", "m"], "path: none.csv is not a file"),
-        (["recommend", "none"], "No such file"),
+        (["recommend", "none"], "salience: none: No such file"),
         (["recommend", "none", "--output", "x.json"], "output: x.json"),
     ],
 )

@@ -209,3 +209,10 @@ def test_reports_must_be_reports():
         compare([1, 2])
     with pytest.raises(TypeError, match="expected Reports under names"):
         compare({"a": Report, "b": Report})
+
+
+def test_one_user_has_neither_interval_nor_effect():
+    table = compare({"a": report([0.5]), "b": report([0.7])}).table()
+    assert "nan" not in table
+    assert "\n1 user; 95% bootstrap intervals" in table
+    assert "1 user" in report([0.5]).table().split("\n")[2]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from browser import browse
-from salience import ALS, HybridScorer, ItemKNN, Popularity, datasets
+from salience import ALS, Collaborative, HybridScorer, ItemKNN, Popularity, Prior, datasets
 from salience.evaluation import Report, evaluate, evaluate_lists, splits
-from salience.evaluation.document import write_html
+from salience.evaluation.document import figures, write_html
 from salience.evaluation.document.drawing import draw
 
 METRICS = [f"{base}@{k}" for base in ("recall", "ndcg", "map", "coverage", "novelty", "diversity") for k in (5, 10, 20)]
@@ -54,6 +54,24 @@ def document(made, tmp_path_factory):
     split, models, reports, titles = made
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_html(path, reports, models=models, train=split.train, titles=titles, title="A <title>", notes=["How & why."])
+    return path
+
+
+LONG = "A name of a model that nobody would want to type into a terminal, version 2"
+ODD = (r"смесь $\alpha + \foo$", "смесь", LONG, "混合")
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    catalogue = datasets.synthetic(120, 80)
+    split = splits.random(catalogue.interactions)
+    crowd = Collaborative(ALS(4, epochs=2), name="what the crowd says, and some more words about it")
+    mixed = HybridScorer([crowd, ItemKNN(20), Prior()], rounds=1).fit(split.train)
+    models = dict(zip(ODD, (mixed, mixed, ALS(4, epochs=3).fit(split.train), mixed), strict=True))
+    reports = {name: evaluate(model, split.train, split.test, metrics=METRICS[:6]) for name, model in models.items()}
+    titles = {item: f"{title} {'very long ' * 9}{'unbroken' * 9}" for item, title in catalogue.titles.items()}
+    path = tmp_path_factory.mktemp("odd") / "report.html"
+    write_html(path, reports, models=models, train=split.train, titles=titles, title="длинный заголовок " * 9)
     return path
 
 
@@ -144,7 +162,31 @@ def test_nothing_is_cut_off(page):
     page.call("Emulation.clearDeviceMetricsOverride")
 
 
-def test_it_prints(page):
+WIDE = """[...document.querySelectorAll('table, .lists > div')]
+  .filter(t => t.getBoundingClientRect().right > innerWidth).map(t => t.textContent.slice(0, 40))"""
+OUTSIDE = """[...document.querySelectorAll('svg text')].filter(t => {
+  const box = t.getBoundingClientRect(), all = t.ownerSVGElement.getBoundingClientRect();
+  return box.left < all.left - 3 || box.right > all.right + 3}).map(t => t.textContent)"""
+
+
+@pytest.mark.parametrize(("width", "media"), [(1200, "screen"), (400, "screen"), (672, "print")])
+def test_odd_names_and_long_ones_fit(page, odd, width, media):
+    """On screens and on paper (A4 less its margins); labels of figures stay inside them."""
+    page.open(odd)
+    page.colours("light", media)
+    page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OUTSIDE) == []
+    if media == "print":  # where nothing scrolls
+        assert page.evaluate(WIDE) == []
+    page.call("Emulation.clearDeviceMetricsOverride")
+    page.colours("light")
+    different = page.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size")
+    assert different == page.evaluate("document.querySelectorAll('[id]').length")
+
+
+def test_it_prints(page, document):
+    page.open(document)
     printed = page.pdf()
     assert printed.startswith(b"%PDF")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 15
@@ -272,6 +314,74 @@ def test_figures_do_not_share_identifiers():
     assert not ids[0] & ids[1]
     assert not re.findall(r"#[12]0000\d", first + second)
     assert first == draw("one", (3, 2), lambda f: f.subplots().plot([1, 2]))
+
+
+def test_names_are_not_read_as_formulas(odd):
+    found = read(odd)
+    assert any(text.startswith(r"смесь $\alpha + \foo$: what the") for text in found.texts)
+    assert re.findall(r'<section class="figure" id="(attention[^"]*)"', odd.read_text(encoding="utf-8")) == [
+        "attention-alpha----foo", "attention-model", "attention-model-2",
+    ]  # fmt: skip
+
+
+def test_negative_attention_is_left_of_zero():
+    weights = np.array([[0.6, -0.4], [0.6, -0.4]])
+    figure = figures.attention("m", weights, np.array([3, 9]), ["a", "b"], anchor="x")
+    assert "\N{MINUS SIGN}0.4" in figure.svg
+    assert ("9", "b", "-0.4000") in figure.rows
+
+
+def test_one_user_has_no_interval(made, tmp_path):
+    split, models, _, _ = made
+    one = split.test.select(split.test.rows == split.test.rows[0])
+    metrics = ["ndcg@5", "ndcg@10"]
+    reports = {name: evaluate(model, split.train, one, metrics=metrics) for name, model in models.items()}
+    write_html(tmp_path / "one.html", reports)
+    text = " ".join(" ".join(read(tmp_path / "one.html").texts).split())
+    assert "nan" not in text.replace("nance", "")
+    assert "ndcg@10, 1 user " in text
+
+
+def test_the_protocol_is_that_of_the_reports(made, tmp_path):
+    split, models, _, _ = made
+    with pytest.warns(UserWarning, match="sampled"):
+        few = evaluate(models["Popularity"], split.train, split.test, metrics=["ndcg@5"], sampled=10)
+    few.to_html(tmp_path / "few.html")
+    assert "Models rank all items" not in (tmp_path / "few.html").read_text()
+    assert "10 SAMPLED candidates" in (tmp_path / "few.html").read_text()
+
+
+# Machado, Oliveira and Fernandes, IEEE TVCG 15(6), 2009, full severity; on linear RGB.
+EYES = {
+    "all cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+
+
+def cielab(linear):
+    ratios = linear @ np.transpose(XYZ) / [0.95047, 1.0, 1.08883]
+    x, y, z = np.where(ratios > 0.008856, np.cbrt(ratios), 7.787 * ratios + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_series_differ_to_all_eyes(document, eyes):
+    """By more than 10 in CIELAB, where 2 can just be told apart side by side; and from the paper by 3 to 1."""
+    blocks = re.findall(r"--paper: (#\w+);.*?((?:--series-\d: #\w+;\s*)+)", document.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for paper, series in blocks:
+        codes = [paper if len(paper) == 7 else f"#{paper[1] * 6}", *re.findall(r"#\w+", series)]
+        assert len(codes) == 9
+        rgb = np.array([[int(code[n : n + 2], 16) for n in (1, 3, 5)] for code in codes]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        light = linear @ XYZ[1] + 0.05
+        assert np.maximum(light[1:] / light[0], light[0] / light[1:]).min() >= 3
+        lab = cielab(np.clip(linear[1:] @ np.transpose(EYES[eyes]), 0, 1))
+        apart = np.linalg.norm(lab[:, None] - lab, axis=2)[np.triu_indices(8, 1)]
+        assert apart.min() > 10, (paper, apart.min())
 
 
 # What example users are shown

@@ -35,7 +35,7 @@ def test_every_form_has_the_same_report(test_part):
     report = evaluate_lists(LISTS, test_part, metrics=METRICS)
     for form in (
         {user: {item: -rank for rank, item in enumerate(items)} for user, items in LISTS.items()},
-        shuffled, polars.DataFrame(columns), pandas.DataFrame(scored),
+        shuffled, polars.DataFrame(columns), polars.LazyFrame(columns), pandas.DataFrame(scored),
     ):  # fmt: skip
         other = evaluate_lists(form, test_part, metrics=METRICS)
         assert other.values == report.values
@@ -98,6 +98,38 @@ def test_runs_against_qrels(files):
     assert report.users_without_test == 1  # q3 has nothing relevant
     as_mapping = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}, "q3": {"d1": 0}}
     assert evaluate_lists(read_run(files[0]), as_mapping, metrics=["mrr"]).values["mrr"] == report.values["mrr"]
+
+
+def test_json_of_ranx_is_what_trec_files_are(files, tmp_path):
+    """``Run.save`` and ``Qrels.save`` write JSON by default."""
+    run, qrels = tmp_path / "run.json", tmp_path / "qrels.json"
+    run.write_text('{"q1": {"d1": 0.5, "d2": 0.5, "d3": 0.9}, "q2": {"d9": 1}}')
+    qrels.write_text('{"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}, "q3": {"d1": 0}}')
+    for order in ("score", "rank", "trec_eval"):
+        assert read_run(run, order=order) == read_run(files[0], order=order)
+    ours, theirs = read_qrels(qrels), read_qrels(files[1])
+    assert (ours.matrix != theirs.matrix).nnz == 0
+    assert ours.users.tolist() == theirs.users.tolist() == ["q1", "q2", "q3"]
+    assert ours.items.tolist() == theirs.items.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"q1": {"d1": 0.5, "d1": 0.4}}', "an item twice in the list of 'q1'"),
+        (b'{"q1": {"d1": NaN}}', "holds nan for user 'q1'"),
+        (b'{"q1": {"d1": "0.5"}}', "holds '0.5' for user 'q1'"),
+        (b'{"q1": ["d1"]}', "expected {user: {item: number}}"),
+        (b"3", "expected {user: {item: number}}"),
+        (b'{"q1": ', "is no JSON"),
+        (b"\xff\xfe", "run.json is not UTF-8"),
+    ],
+)
+def test_damaged_json(tmp_path, text, words):
+    path = tmp_path / "run.json"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=words):
+        read_run(path)
 
 
 @pytest.mark.parametrize(

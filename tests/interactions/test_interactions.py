@@ -80,6 +80,22 @@ def test_files_give_what_their_frame_gives(tmp_path, name):
     assert found.times.tolist() == expected.times.tolist() == [2, 3, 1]
 
 
+def test_dates_in_text_are_what_they_are_in_frames(tmp_path):
+    texts = ["2020-01-02", "2020-01-01 12:00:00.5", "2020-01-01T02:00:00+02:00", "2020-01-01T00:00:00Z"]
+    dates = pd.to_datetime(["2020-01-02", "2020-01-01 12:00:00.5", "2020-01-01", "2020-01-01"], format="mixed")
+    frame = pd.DataFrame({"user": 1, "item": range(4), "at": texts})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    expected = Interactions.from_frame(frame.assign(at=dates), user="user", item="item", time="at")
+    assert Interactions.read(tmp_path / "x.csv", time="at").times.tolist() == expected.times.tolist()
+
+
+@pytest.mark.parametrize("text", ["", "now", "NaT", "01/02/2020", "2020-13-01"])
+def test_what_is_no_date_is_named(tmp_path, text):
+    (tmp_path / "x.csv").write_text(f"user,item,at\n1,1,2020-01-02\n1,2,{text}\n")
+    with pytest.raises(ValueError, match=f"time: '{text}'; expected a number in every row, or an ISO 8601 date"):
+        Interactions.read(tmp_path / "x.csv", time="at")
+
+
 def test_leading_zeros_stay_in_ids(tmp_path):
     (tmp_path / "x.csv").write_text("user,item\n007,1\n7,1\n")
     assert Interactions.read(tmp_path / "x.csv").users.tolist() == ["007", "7"]

@@ -19,14 +19,17 @@ from salience.bench.contest import Outcome, Problem, choose_peers, hold
 from salience.bench.environment import cores, record_environment
 from salience.bench.evaluation import Evaluation
 from salience.bench.evaluation import draw as draw_evaluation
+from salience.bench.hybrid import Hybrid
 from salience.bench.topk import SYNTHETIC, TopK
 from salience.bench.topk import draw as draw_vectors
 from salience.evaluation import splits
+from salience.hybrid import Collaborative, History, HybridScorer, Prior
 from salience.interactions import Interactions
+from salience.neighbors import ItemKNN
 
 PUBLISHED = ("gowalla", "citeulike-t", "ml-latest-small")
-NOT_MEASURED = 2
 _FACTORS_EPOCHS = 5
+_NEIGHBORS = 50
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
@@ -164,17 +167,8 @@ def als_command(
     _one_source(data=data, shapes=shapes)
     explicit = feedback == "explicit"
 
-    def sources() -> Any:
-        if shapes:
-            for users, items, dims in shapes:
-                yield datasets.synthetic(users, items).interactions, dims, "synthetic catalogue"
-        else:
-            interactions, name = _read(data, columns)
-            for dims in factors:
-                yield interactions, dims, name
-
     def problems() -> Any:
-        for interactions, dims, name in sources():
+        for interactions, dims, name in _sources(data, columns, shapes, factors):
             if explicit:
                 yield ExplicitALS(splits.random(interactions), dims, epochs, count, name)
             else:
@@ -223,15 +217,42 @@ def evaluate_command(
     _run(Evaluation, problems, count, **others)
 
 
-@bench.command("hybrid", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def hybrid_command() -> None:
-    """Hybrid scoring: there is no hybrid model to measure in this version (exit status 2)."""
-    click.echo(
-        "salience bench hybrid: this version has no hybrid model, so there is nothing to measure. "
-        "topk, als and evaluate are measured.",
-        err=True,
-    )
-    sys.exit(NOT_MEASURED)
+@bench.command("hybrid")
+@click.argument("data", required=False)
+@data_options
+@click.option(
+    "--shapes", type=Shapes("users", "items", "factors"), help="Of a random catalogue: USERSxITEMSxFACTORS,..."
+)
+@click.option("--factors", type=Numbers(","), default="64", show_default=True, help="Of ALS on DATA.")
+@click.option(
+    "--rank",
+    type=click.IntRange(min=1),
+    help="Fold the neighbourhood into so many dimensions (default: its sparse scores are added).",
+)
+@click.option("--attention", type=click.Choice(["softmax", "linear", "fixed"]), default="softmax", show_default=True)
+@click.option("-k", "cutoffs", type=Numbers(","), default="10", show_default=True)
+@click.option("--users", type=click.IntRange(min=1), default=1024, show_default=True, help="Users who ask.")
+@shared_options
+def hybrid_command(
+    data: str | None, shapes: list[tuple[int, ...]] | None, factors: tuple[int, ...], rank: int | None,
+    attention: Any, cutoffs: tuple[int, ...], users: int, threads: int | None, **others: Any,
+) -> None:  # fmt: skip
+    """Recommending from a hybrid of ALS, a neighbourhood and popularity: attention, sparse scores, seen items left out.
+
+    Peers get what the scorer has learned. Those that search vectors can do inner products only: --rank 64 with
+    --attention linear or fixed.
+    """
+    columns, count = take_columns(others), threads or cores()
+    _one_source(data=data, shapes=shapes)
+
+    def problems() -> Iterator[Hybrid]:
+        for interactions, dims, name in _sources(data, columns, shapes, factors):
+            model = _mix(interactions, dims, rank, attention, count)
+            chosen = np.random.default_rng(0).permutation(interactions.shape[0])[:users]
+            for k in cutoffs:
+                yield Hybrid(model, interactions.user_map.ids_of(chosen), k, count, name)
+
+    _run(Hybrid, problems, count, **others)
 
 
 def _one_source(**sources: Any) -> None:
@@ -253,6 +274,19 @@ def _read(data: str | None, columns: dict[str, Any]) -> tuple[Interactions, str]
     return (datasets.load_citeulike()[0] if data == "citeulike-t" else datasets.load_movielens()), data
 
 
+def _sources(
+    data: str | None, columns: dict[str, Any], shapes: list[tuple[int, ...]] | None, factors: tuple[int, ...]
+) -> Iterator[tuple[Interactions, int, str]]:
+    """Return interactions, factors and the name of each shape, or of DATA for each number of factors."""
+    if shapes:
+        for users, items, dims in shapes:
+            yield datasets.synthetic(users, items).interactions, dims, "synthetic catalogue"
+    else:
+        interactions, name = _read(data, columns)
+        for dims in factors:
+            yield interactions, dims, name
+
+
 def _vectors(path: Path, argument: str) -> Any:
     try:
         found = np.load(path, allow_pickle=False)
@@ -271,6 +305,18 @@ def _same_dims(queries: Any, items: Any) -> None:
 def _factorize(interactions: Interactions, factors: int, threads: int) -> ALS:
     # How well they fit does not matter here: factors of real data have the spectrum of real data.
     return ALS(factors, epochs=_FACTORS_EPOCHS, threads=threads).fit(interactions)
+
+
+def _mix(interactions: Interactions, factors: int, rank: int | None, attention: Any, threads: int) -> HybridScorer:
+    parts = [
+        Collaborative(ALS(factors, epochs=_FACTORS_EPOCHS, threads=threads)),
+        History(ItemKNN(_NEIGHBORS, threads=threads), rank=rank),
+        Prior(),
+    ]
+    weights = None if attention != "fixed" else [1.0, 0.5, 0.1]
+    return HybridScorer(
+        parts, attention=attention, weights=weights, rounds=1, most_users=500, threads=threads
+    ).fit(interactions)  # fmt: skip
 
 
 def _run(

@@ -117,7 +117,8 @@ def _draw_panel(axis: Any, outcome: Outcome, results: Sequence[Result]) -> None:
     axis.barh(range(len(results)), ratios, color=colours, height=0.7)
     for place, (ratio, result) in enumerate(zip(ratios, results, strict=True)):
         disagrees = result.verdict is not None and result.verdict.agrees is False
-        label = f"{ratio:.1f}x, {milliseconds(result.median)} ms" + (", ANSWER DIFFERS" if disagrees else "")
+        times = f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2g}x"
+        label = f"{times}, {milliseconds(result.median)} ms" + (", ANSWER DIFFERS" if disagrees else "")
         colour = "#b00020" if disagrees else "#333"
         axis.annotate(
             label, (ratio, place), (5, 0), textcoords="offset points", va="center", fontsize=8, color=colour,

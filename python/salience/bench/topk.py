@@ -84,16 +84,21 @@ class TopK(Problem):
 
 def judge(answers: dict[str, Answer], reference: Answer, queries: Float32, items: Float32) -> dict[str, Verdict]:
     """Compare answers with a reference; ids may differ where scores are equal up to fp32 rounding."""
-    ids, scores = reference
     scale = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(items, axis=1).max(initial=0)
-    slack = 1e-5 * scale + 1e-6
+    return compare(answers, reference, 1e-5 * scale + 1e-6)
+
+
+def compare(answers: dict[str, Answer], reference: Answer, slack: Any) -> dict[str, Verdict]:
+    """Compare scores place by place, up to ``slack``, and count the equal ids; empty slots score -inf."""
+    ids, scores = reference
     verdicts = {}
     for name, (found, theirs) in answers.items():
         if np.shape(found) != ids.shape:
             verdicts[name] = Verdict(f"differs: shape {np.shape(found)}", agrees=False)
             continue
         same = float((np.asarray(found) == ids).mean())
-        wrong = int((~(np.abs(theirs - scores) <= slack)).sum())  # NaN is wrong too
+        with np.errstate(invalid="ignore"):  # of two empty slots
+            wrong = int((~((theirs == scores) | (np.abs(theirs - scores) <= slack))).sum())  # NaN is wrong too
         if wrong:
             words = f"differs: {wrong:,} of {ids.size:,} scores"
         elif reference is answers[name]:
@@ -131,14 +136,15 @@ def by_numpy(problem: TopK) -> dict[str, Call]:
     problem.require_score_matrix()
     queries, items, k = problem.queries, problem.items, problem.k
 
-    def search() -> Any:
-        scores = queries @ items.T
-        ids = np.argpartition(scores, -k, axis=1)[:, -k:]
-        found = np.take_along_axis(scores, ids, axis=1)
-        order = np.argsort(-found, axis=1)
-        return np.take_along_axis(ids, order, axis=1), np.take_along_axis(found, order, axis=1)
+    return {"numpy": lambda: best_of(queries @ items.T, k)}
 
-    return {"numpy": search}
+
+def best_of(scores: Float32, k: int) -> Answer:
+    """Select with NumPy."""
+    ids = np.argpartition(scores, -k, axis=1)[:, -k:]
+    found = np.take_along_axis(scores, ids, axis=1)
+    order = np.argsort(-found, axis=1)
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(found, order, axis=1)
 
 
 def by_rectools(problem: TopK) -> dict[str, Call]:

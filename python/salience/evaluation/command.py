@@ -91,7 +91,7 @@ subject_options = options(
                       "als:factors=128,regularization=5; or the file of a saved model (with --test). NAME=... names "
                       "it. May be given several times."),
     click.option("--run", "runs", multiple=True,
-                 help="Lists of another system, a trec run file such as ranx writes (with --test)."),
+                 help="Lists of another system, a trec or JSON run file such as ranx writes (with --test)."),
     model_options,
 )  # fmt: skip
 

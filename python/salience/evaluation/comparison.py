@@ -15,7 +15,7 @@ import numpy.typing as npt
 from salience._arrays import describe, real
 from salience.evaluation import _checks, statistics
 from salience.evaluation.metrics import FloatArray, parse_metric
-from salience.evaluation.report import Report
+from salience.evaluation.report import Report, counted
 from salience.interactions import make_frame
 
 _HEADER = ("metric", "models", "values", "difference", "interval", "effect", "p (Holm)", "verdict")
@@ -156,8 +156,8 @@ class Comparison:
                 f"{pair.second} - {pair.first}",
                 f"{pair.second_mean:.4f} - {pair.first_mean:.4f}",
                 f"{pair.difference:+.4f}",
-                f"[{pair.low:+.4f}, {pair.high:+.4f}]",
-                f"{pair.effect_size:+.3f}",
+                "-" if math.isnan(pair.low) else f"[{pair.low:+.4f}, {pair.high:+.4f}]",
+                "-" if math.isnan(pair.effect_size) else f"{pair.effect_size:+.3f}",
                 _p_text(pair.p_adjusted),
                 pair.verdict,
             )
@@ -166,9 +166,9 @@ class Comparison:
 
     def _remarks(self) -> list[str]:
         users = sorted({pair.users for pair in self.pairs})
-        counted = f"{users[0]:,}" if len(users) == 1 else f"{users[0]:,} to {users[-1]:,}"
+        several = "" if len(users) == 1 else f"{users[0]:,} to "
         method = f"{self.level:.0%} bootstrap intervals; paired randomization tests, Holm's correction"
-        remarks = [f"{counted} users; {method} for {len(self.pairs)}; effect: Cohen's d"]
+        remarks = [f"{several}{counted(users[-1], 'users')}; {method} for {len(self.pairs)}; effect: Cohen's d"]
         if self.margin is not None:
             remarks.append(f"equivalent: within ± {self.margin:g} by two one-sided t tests")
         return remarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ class RowLists(NamedTuple):
 
 def as_rows(recommended: Any, test: Interactions, k: int | None) -> RowLists:
     """Return lists as item rows of ``test``, cut off at ``k`` slots (None: whole), without gaps."""
+    native = nw.from_native(recommended, pass_through=True)
+    if isinstance(native, nw.LazyFrame):
+        recommended = native.collect().to_native()
     if isinstance(recommended, Recommendations):
         flat = _flat_of_recommendations(recommended)
     elif isinstance(recommended, Mapping):
@@ -166,11 +170,12 @@ def _name(table: Any, names: Sequence[str], argument: str) -> str:
 
 
 def read_run(path: str | Path, *, order: Order = "score") -> dict[str, list[str]]:
-    """Read lists from a TREC run file: lines of ``user Q0 item rank score name``.
+    """Read lists from a TREC run file, lines of ``user Q0 item rank score name``, or a JSON file that ranx has saved.
 
     Parameters
     ----------
     path : str or Path
+        JSON where it ends in .json: ``{user: {item: score}}``, ranked in the order given.
     order : {"score", "rank", "trec_eval"}
         By score, ties by rank; by rank alone; or by score with ties in descending order of item ids, as trec_eval
         has them, whatever the ranks.
@@ -184,14 +189,11 @@ def read_run(path: str | Path, *, order: Order = "score") -> dict[str, list[str]
     ------
     FileNotFoundError
     ValueError
-        If a line is not as described, an item is twice in a list, or a score is NaN.
+        If the file is not as described, an item is twice in a list, or a score is NaN.
     """
     if order not in ("score", "rank", "trec_eval"):
         raise ValueError(f"order: {order!r}; expected 'score', 'rank' or 'trec_eval'")
-    found: dict[str, list[tuple[str, int, float]]] = {}
-    for number, fields in _lines(path, 6, "user Q0 item rank score name"):
-        rank, score = (_number(path, number, text) for text in fields[3:5])
-        found.setdefault(fields[0], []).append((fields[2], int(rank), score))
+    found = _entries_of_json(path) if Path(path).suffix == ".json" else _entries_of_trec(path)
     for user, entries in found.items():
         if len({item for item, _, _ in entries}) != len(entries):
             raise ValueError(f"path: {Path(path).name} has an item twice in the list of {user!r}; expected each once")
@@ -204,8 +206,48 @@ def read_run(path: str | Path, *, order: Order = "score") -> dict[str, list[str]
     return {user: [item for item, _, _ in entries] for user, entries in found.items()}
 
 
+_Entries = dict[str, list[tuple[str, float, float]]]  # item, rank, score
+
+
+def _entries_of_trec(path: str | Path) -> _Entries:
+    found: _Entries = {}
+    for number, fields in _lines(path, 6, "user Q0 item rank score name"):
+        rank, score = (_number(path, number, text) for text in fields[3:5])
+        found.setdefault(fields[0], []).append((fields[2], rank, score))
+    return found
+
+
+def _entries_of_json(path: str | Path) -> _Entries:
+    found: _Entries = {}
+    for user, item, score in _triples_of_json(path):
+        entries = found.setdefault(user, [])
+        entries.append((item, len(entries) + 1, score))
+    return found
+
+
+def _triples_of_json(path: str | Path) -> list[tuple[str, str, float]]:
+    """Read ``{user: {item: number}}``."""
+    try:
+        held = json.loads(_text(path), object_pairs_hook=list)  # a dict would drop an item that comes twice
+    except json.JSONDecodeError as error:
+        raise ValueError(f"path: {Path(path).name} is no JSON ({error})") from None
+    triples = [(user, item, number) for user, scores in _pairs(held, path) for item, number in _pairs(scores, path)]
+    for user, _, number in triples:
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or number != number:
+            raise ValueError(f"path: {Path(path).name} holds {number!r} for user {user!r}; expected a number")
+    return triples
+
+
+def _pairs(held: Any, path: str | Path) -> list[tuple[str, Any]]:
+    if not isinstance(held, list) or not all(isinstance(pair, tuple) for pair in held):
+        raise ValueError(
+            f"path: {Path(path).name} holds {describe(held)}; expected {{user: {{item: number}}}}, as ranx saves it"
+        )
+    return held
+
+
 def read_qrels(path: str | Path) -> Interactions:
-    """Read judgements from a TREC qrels file: lines of ``user 0 item relevance``.
+    """Read judgements from a TREC qrels file, lines of ``user 0 item relevance``, or a JSON file that ranx has saved.
 
     Returns
     -------
@@ -217,11 +259,13 @@ def read_qrels(path: str | Path) -> Interactions:
     ------
     FileNotFoundError
     ValueError
-        If a line is not as described, or a pair is judged twice.
+        If the file is not as described, or a pair is judged twice.
     """
-    lines = [
-        (fields[0], fields[2], _number(path, n, fields[3])) for n, fields in _lines(path, 4, "user 0 item relevance")
-    ]
+    if Path(path).suffix == ".json":
+        lines = _triples_of_json(path)
+    else:
+        fields = _lines(path, 4, "user 0 item relevance")
+        lines = [(found[0], found[2], _number(path, number, found[3])) for number, found in fields]
     return interactions_of_qrels([user for user, _, _ in lines], [item for _, item, _ in lines], [v for *_, v in lines])
 
 
@@ -256,7 +300,7 @@ def interactions_of_qrels(users: list[Any], items: list[Any], values: list[float
 
 def _lines(path: str | Path, fields: int, expected: str) -> list[tuple[int, list[str]]]:
     lines = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(path).splitlines(), start=1):
         split = line.split()
         if not split:
             continue
@@ -264,6 +308,13 @@ def _lines(path: str | Path, fields: int, expected: str) -> list[tuple[int, list
             raise ValueError(f"path: {Path(path).name} has {len(split)} fields in line {number}; expected {expected!r}")
         lines.append((number, split))
     return lines
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"path: {Path(path).name} is not UTF-8 ({error.reason})") from None
 
 
 def _number(path: str | Path, line: int, text: str) -> float:

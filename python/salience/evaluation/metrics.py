@@ -59,10 +59,12 @@ novelty@k                   mean over the list of -log2(max(c_i, 1) / users)
 popularity@k                mean over the list of c_i
 popularity@k:lift           mean c_i over the list / mean c_i over the user's training items - 1
 tail_share@k                share of the list in the long tail: the least popular items that hold no more
-                            than 20 % of the training interactions together
+                            than 20 % of the training interactions together; the equally popular are in
+                            it together
 diversity@k                 mean over the pairs of the list of 1 - cosine of their features
 serendipity@k               sum over the hits of max(P(slot) - P(popularity rank), 0) / k, where
-                            P(r) = (items + 1 - r) / items
+                            P(r) = (items + 1 - r) / items; equally popular items share a rank and the
+                            next has the one after, as in RecTools; P is 0 for items nobody had
 serendipity@k:unexpected    hits that are not among the k most popular items the user has not seen / k
 calibration@k               KL divergence (nats) of the list's categories from the user's in training,
                             smoothed with 1 % of the latter

@@ -405,7 +405,7 @@ class Report:
                 name,
                 f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}",
                 "-" if math.isnan(error) else f"± {error:.4f}",
-                f"{self.counts[name]:,} {unit}",
+                counted(self.counts[name], unit),
             )
             if self.fold_values:
                 cells += (f"{deviations[name]:.4f}" if name in deviations else "-",)
@@ -414,18 +414,24 @@ class Report:
 
     def _remarks(self) -> list[str]:
         remarks = (
-            (self.cold_users, "cold users among them: nothing known from training"),
-            (self.users_without_test, "users without test interactions, not evaluated"),
-            (self.short_lists, "lists shorter than the largest cut-off"),
-            (self.unscored_pairs, "test pairs without a score, not in the rating metrics"),
-            (self.unknown_users, "users with a list who are not in test, ignored"),
-            (self.tied_users, "users whose hits depend on the order of tied items"),
+            (self.cold_users, "cold users", "among them: nothing known from training"),
+            (self.users_without_test, "users", "without test interactions, not evaluated"),
+            (self.short_lists, "lists", "shorter than the largest cut-off"),
+            (self.unscored_pairs, "test pairs", "without a score, not in the rating metrics"),
+            (self.unknown_users, "users", "with a list who are not in test, ignored"),
+            (self.tied_users, "users", "whose hits depend on the order of tied items"),
             (
                 self.sampled,
-                "SAMPLED candidates an item, not all: not the full ranking, which may order models differently",
+                "SAMPLED candidates",
+                "an item, not all: not the full ranking, which may order models differently",
             ),
         )
-        return [f"{count:,} {text}" for count, text in remarks if count]
+        return [f"{counted(count, kind)} {text}" for count, kind, text in remarks if count]
+
+
+def counted(number: int, kind: str) -> str:
+    """Say how many: "1 user", "2,000 users"."""
+    return f"{number:,} {kind.removesuffix('s') if number == 1 else kind}"
 
 
 _COUNTS = (

@@ -42,8 +42,8 @@ class BlockScores:
     ----------
     score : callable
         ``score(rows)``, with an int64 array of user rows of the test part, returns an array of float32 or
-        float64 of shape (len(rows), items): larger is better, NaN is an error. It is called for a few hundred
-        users at a time, and what it returns is not kept.
+        float64 of shape (len(rows), items): larger is better, NaN is an error; -inf is last, and a candidate
+        all the same. It is called for a few hundred users at a time, and what it returns is not kept.
     """
 
     score: Callable[[IntArray], Any]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,7 @@ _SETTINGS = {
     "ytick.labelsize": 8.0,
     "ytick.major.size": 0.0,
     "text.color": INK,
+    "text.parse_math": False,  # names are what they are, dollars and all
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
 }
@@ -76,7 +78,9 @@ def draw(name: str, size: tuple[float, float], paint: Callable[[Any], None]) -> 
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("report: needs matplotlib; pip install 'salience[report]'") from None
-    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
+        # It is the browser that draws the text, with whatever fonts it has.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         paint(figure)

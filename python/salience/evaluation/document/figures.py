@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy.typing as npt
 
 from salience.evaluation.document.drawing import QUIET, SERIES, draw
 from salience.evaluation.metrics import parse_metric
-from salience.evaluation.report import Report
+from salience.evaluation.report import Report, counted
 from salience.evaluation.slices import Slices
 
 Reports = Mapping[str, Report]
 
 _WIDTH = 9.83  # inches: the width of the page at 96 pixels an inch
 _PANEL = 2.5
+_LEGEND, _TITLE = 120, 38  # characters across the legend of a figure and the title of a third of it
 _CUTOFF_BASES = ("recall", "ndcg", "precision", "map", "hit_rate", "mrr")
 _DIVERSITY = {
     "diversity": "diversity of a list (mean 1 - cosine of its items)",
@@ -116,9 +118,13 @@ def _trace(
     axis.fill_between(list(members), low, high, color=colour, alpha=0.18, linewidth=0)
     axis.plot(list(members), values, color=colour, marker="o")
     return [
-        (metric, name, f"{value:.4f}", f"{a:.4f} to {b:.4f}")
+        (metric, name, f"{value:.4f}", _interval(a, b))
         for metric, value, (a, b) in zip(members.values(), values, bounds, strict=True)
     ]
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def by_history(reports: Reports, metric: str, *, level: float) -> Figure | None:
@@ -152,7 +158,7 @@ def by_popularity(reports: Reports, k: int, *, level: float) -> Figure | None:
 
 
 def _bucketed(
-    name: str, title: str, caption: str, slices: Mapping[str, Slices], xlabel: str, ylabel: str, counted: str
+    name: str, title: str, caption: str, slices: Mapping[str, Slices], xlabel: str, ylabel: str, kind: str
 ) -> Figure:
     labels = [str(label) for label in next(iter(slices.values())).labels]
     counts = next(iter(slices.values())).counts
@@ -166,21 +172,23 @@ def _bucketed(
             bars = np.nan_to_num(np.maximum([part.values - part.low, part.high - part.values], 0))
             axis.errorbar(
                 places + shift, part.values, bars, fmt="o", color=SERIES[number % len(SERIES)], elinewidth=1.4,
-                markersize=6, clip_on=False,
+                markersize=6, clip_on=False, zorder=3,
             )  # fmt: skip
-        axis.set_xticks(places, [f"{label}\n{count:,} {counted}" for label, count in zip(labels, counts, strict=True)])
+        axis.set_xticks(
+            places, [f"{label}\n{counted(count, kind)}" for label, count in zip(labels, counts, strict=True)]
+        )
         axis.set_xlim(-0.6, len(labels) - 0.4)
         axis.set_ylim(bottom=0)
         axis.grid(axis="x", visible=False)
         axis.set(xlabel=xlabel, ylabel=ylabel)
 
     rows = tuple(
-        (label, model, f"{part.values[n]:.4f}", f"{part.low[n]:.4f} to {part.high[n]:.4f}", f"{part.counts[n]:,}")
+        (label, model, f"{part.values[n]:.4f}", _interval(part.low[n], part.high[n]), f"{part.counts[n]:,}")
         for n, label in enumerate(labels)
         for model, part in slices.items()
     )
     svg = draw(name, (_WIDTH, 2.9), paint)
-    return Figure(name, title, caption, svg, (xlabel, "model", "value", "interval", counted), rows)
+    return Figure(name, title, caption, svg, (xlabel, "model", "value", "interval", kind), rows)
 
 
 def accuracy_against_diversity(reports: Reports, metric: str) -> Figure | None:
@@ -231,7 +239,9 @@ def _pairs_at_cutoffs(reports: Reports, base: str, convention: str | None, measu
     return sorted(pairs)
 
 
-def attention(model: str, weights: npt.NDArray[Any], history: npt.NDArray[Any], names: Sequence[str]) -> Figure:
+def attention(
+    model: str, weights: npt.NDArray[Any], history: npt.NDArray[Any], names: Sequence[str], *, anchor: str
+) -> Figure:
     """Draw what share of attention each component of a model gets, from users with little to much history.
 
     Parameters
@@ -242,6 +252,8 @@ def attention(model: str, weights: npt.NDArray[Any], history: npt.NDArray[Any], 
         Training interactions.
     names : sequence of str
         Of the components.
+    anchor : str
+        Unique in the page.
     """
     edges = np.unique(np.quantile(history, np.linspace(0, 1, 7)).astype(np.int64))
     bucket = np.clip(np.searchsorted(edges, history, side="right") - 1, 0, max(len(edges) - 2, 0))
@@ -251,19 +263,23 @@ def attention(model: str, weights: npt.NDArray[Any], history: npt.NDArray[Any], 
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
-        start = np.zeros(len(kept))
+        # Weights of linear attention may be negative: these are stacked to the left of 0.
+        ends = {True: np.zeros(len(kept)), False: np.zeros(len(kept))}
         for component, name in enumerate(names):
-            colour = SERIES[component % len(SERIES)]
-            axis.barh(labels, means[:, component], left=start, color=colour, height=0.72, label=name)
-            start += means[:, component]
-        axis.legend(ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), frameon=False, handlelength=1)
+            share, colour = means[:, component], SERIES[component % len(SERIES)]
+            start = np.where(share >= 0, ends[True], ends[False])
+            axis.barh(labels, share, left=start, color=colour, height=0.72, label=name)
+            for above, end in ends.items():
+                end += np.where((share >= 0) == above, share, 0.0)
+        axis.legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, handlelength=1)
         axis.invert_yaxis()
         axis.grid(axis="y", visible=False)
-        axis.set_xlim(0, max(1.0, float(start.max())))
+        axis.set_xlim(min(0.0, 1.05 * float(ends[False].min())), max(1.0, float(ends[True].max())))
         axis.set(xlabel="mean attention", ylabel="training interactions of the user")
 
-    anchor = f"attention-{_slug(model)}"
-    svg = draw(anchor, (_WIDTH, 1.3 + 0.34 * len(kept)), paint)
+    columns = max(1, min(len(names), _LEGEND // (max(map(len, names)) + 5)))
+    lines = math.ceil(len(names) / columns)
+    svg = draw(anchor, (_WIDTH, 1.1 + 0.2 * lines + 0.34 * len(kept)), paint)
     rows = tuple(
         (label, name, f"{means[n, component]:.4f}")
         for n, label in enumerate(labels)
@@ -281,8 +297,17 @@ def _span(counts: npt.NDArray[Any]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _slug(name: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-") or "model"
+def anchors(names: Iterable[str], kind: str) -> dict[str, str]:
+    """Make an anchor of each name, readable where it is of ASCII, and unlike the others."""
+    found: dict[str, str] = {}
+    for name in names:
+        slug = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-") or "model"
+        anchor, number = f"{kind}-{slug}", 1
+        while anchor in found.values():
+            number += 1
+            anchor = f"{kind}-{slug}-{number}"
+        found[name] = anchor
+    return found
 
 
 def training_loss(histories: Sequence[tuple[str, str, Sequence[float]]], order: Sequence[str]) -> Figure | None:
@@ -299,12 +324,14 @@ def training_loss(histories: Sequence[tuple[str, str, Sequence[float]]], order: 
         return None
     columns = min(len(histories), 3)
     lines = math.ceil(len(histories) / columns)
+    titles = [textwrap.fill(title, _TITLE if columns > 1 else 2 * _TITLE) for _, title, _ in histories]
+    extra = 0.17 * max(title.count("\n") for title in titles)
 
     def paint(figure: Any) -> None:
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for axis in axes[len(histories) :]:
             axis.set_visible(False)
-        for axis, (name, title, losses) in zip(axes, histories, strict=False):
+        for axis, title, (name, _, losses) in zip(axes, titles, histories, strict=False):
             colour = SERIES[list(order).index(name) % len(SERIES)]
             axis.plot(np.arange(1, len(losses) + 1), losses, color=colour, marker="o" if len(losses) < 30 else "")
             axis.set_title(title)
@@ -313,7 +340,7 @@ def training_loss(histories: Sequence[tuple[str, str, Sequence[float]]], order: 
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
         axes[0].set_ylabel("training loss")
 
-    svg = draw("training-loss", (_WIDTH if columns > 1 else 5.6, 0.2 + _PANEL * lines), paint)
+    svg = draw("training-loss", (_WIDTH if columns > 1 else 5.6, 0.2 + (_PANEL + extra) * lines), paint)
     rows = tuple(
         (title, str(epoch), f"{loss:.6g}") for _, title, losses in histories for epoch, loss in enumerate(losses, 1)
     )

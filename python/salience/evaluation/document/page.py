@@ -19,7 +19,7 @@ from salience.evaluation import _checks
 from salience.evaluation.comparison import Comparison, compare
 from salience.evaluation.document import examples, figures
 from salience.evaluation.metrics import parse_metric
-from salience.evaluation.report import Report
+from salience.evaluation.report import Report, counted
 from salience.interactions import Interactions
 
 _ACCURACY = ("ndcg", "recall", "map", "mrr", "hit_rate", "precision")
@@ -116,6 +116,7 @@ def write_html(
             examples=_examples(
                 reports, fitted, users, examples.Shown(train, fold_in, {} if titles is None else titles, k)
             ),
+            protocol=_protocol(reports),
             definitions=_definitions(reports),
             level=f"{share:.0%}",
         )
@@ -137,8 +138,13 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["signed"] = lambda value, digits: f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    environment.filters["signed"] = _signed
     return environment
+
+
+def _signed(value: float, digits: int) -> str:
+    """Write a number with its sign; a dash where there is none, as of an interval from a single user."""
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _check(reports: Any, models: Any) -> None:
@@ -179,8 +185,8 @@ def _headline(reports: Mapping[str, Report], metric: str | None, level: float) -
                 "model": name,
                 "metric": metric,
                 "value": f"{report.values[metric]:.4f}",
-                "interval": f"{low:.4f} to {high:.4f}",
-                "users": f"{report.counts[metric]:,}",
+                "interval": "" if math.isnan(low) else f"{level:.0%} interval {low:.4f} to {high:.4f}",
+                "users": counted(report.counts[metric], "users"),
             }
         )
     return lines
@@ -239,7 +245,8 @@ def _figures(
         drawn.append(figures.by_history(reports, metric, level=level))
         drawn.append(figures.by_popularity(reports, cutoff, level=level) if cutoff else None)
         drawn.append(figures.accuracy_against_diversity(reports, metric))
-    drawn += [_attention(name, model, reports[name], fold_in) for name, model in models.items()]
+    anchors = figures.anchors(models, "attention")
+    drawn += [_attention(name, anchors[name], model, reports[name], fold_in) for name, model in models.items()]
     losses = [loss for name, model in models.items() for loss in _losses(name, model)]
     drawn.append(figures.training_loss(losses, list(reports)))
     return [figure for figure in drawn if figure is not None]
@@ -255,7 +262,9 @@ def _losses(name: str, model: Any) -> list[tuple[str, str, list[float]]]:
     return [(name, title, list(h)) for title, one in named if len(h := getattr(one, "loss_history_", ())) > 1]
 
 
-def _attention(name: str, model: Any, report: Report, fold_in: Interactions | None) -> figures.Figure | None:
+def _attention(
+    name: str, anchor: str, model: Any, report: Report, fold_in: Interactions | None
+) -> figures.Figure | None:
     """Ask a model that mixes components for its weights: ``attention(users)``, shape (users, components).
 
     Components are called what ``component_names`` says, or by the types of ``components``.
@@ -282,7 +291,7 @@ def _attention(name: str, model: Any, report: Report, fold_in: Interactions | No
     names = [str(n) for n in getattr(model, "component_names", None) or types]
     if len(names) != weights.shape[1]:
         names = [f"component {n + 1}" for n in range(weights.shape[1])]
-    return figures.attention(name, weights, history, names)
+    return figures.attention(name, weights, history, names, anchor=anchor)
 
 
 def _examples(
@@ -297,6 +306,15 @@ def _examples(
         [examples.show(user, why, name, model, reports[name], shown) for name, model in able.items()]
         for user, why in chosen.items()
     ]
+
+
+def _protocol(reports: Mapping[str, Report]) -> str:
+    """Say what was ranked: where some reports are of samples, which their own remarks name, there is no one way."""
+    if any(report.sampled for report in reports.values()):
+        return ""
+    ranked = any(parse_metric(name).kind != "rating" for report in reports.values() for name in report.values)
+    models = "Models rank all items for every user with at least one test item, without what the user had in training"
+    return f"{models}; lists made elsewhere are taken as they are. " if ranked else ""
 
 
 def _definitions(reports: Mapping[str, Report]) -> list[tuple[str, str]]:
