@@ -923,7 +923,7 @@ class _Serving:
         items = np.ascontiguousarray(np.hstack([*blocks, self.factor]), np.float32)
         # Items with alike gates lie together, so that the scan can rule out whole blocks of them.
         self.order = np.lexsort(logits.T[::-1]) if self.gated else None
-        self.place = None if self.order is None else np.argsort(self.order)
+        self.place = None if self.order is None else np.argsort(self.order).astype(np.int32)
         priors = [n for n, component in enumerate(fitted.components) if isinstance(component, Prior)]
         self.items = items if self.order is None else np.ascontiguousarray(items[self.order])
         # Gates in the order of the index's rows, one that is always available first.
@@ -954,16 +954,14 @@ class _Serving:
     def request(self, audience: Audience, exclude: _arrays.Pattern | None) -> _Request:
         """Lay out what a search of some users takes."""
         queries, additions, gates = self.queries(audience)
-        if self.place is not None:
-            exclude = None if exclude is None else (exclude[0], self.place[exclude[1]].astype(np.int32))
-            if additions is not None:
-                moved = additions.data, self.place[additions.indices], additions.indptr
-                additions = sp.csr_matrix(moved, additions.shape)
+        if self.place is not None and exclude is not None:
+            exclude = exclude[0], self.place[exclude[1]]
         entries = None
         if additions is not None:
-            additions.sort_indices()
-            pattern = additions.indptr.astype(np.int64), additions.indices.astype(np.int32)
-            entries = pattern, np.ascontiguousarray(additions.data, np.float32)
+            columns = additions.indices if self.place is None else self.place[additions.indices]
+            placed = sp.csr_matrix((additions.data.astype(np.float32), columns, additions.indptr), additions.shape)
+            placed = placed.tocsc().tocsr()  # sorts the rows, in less time than sorting them
+            entries = (placed.indptr.astype(np.int64), placed.indices.astype(np.int32, copy=False)), placed.data
         both = None if gates is None else (np.ascontiguousarray(gates[:, self.columns]), self.item_gates)
         return _Request(queries, exclude, (entries, both, self.order))
 
