@@ -37,7 +37,7 @@ CUTOFFS = (50, 100, 150, 200, 250, 300)
 # The best of --tune.
 FIXED = {
     "citeulike": (1.066, 0.442, 0.242, 0.105, 0.063, 0.22, 0.002),
-    "gowalla": (1.0, 0.2, 0.1, 0.05),
+    "gowalla": (0.232, 0.035, 0.01, 0.392),
 }
 DRAWS = 80
 ATTENTION: dict[str, Any] = {"rounds": 5, "most_users": 10_000}  # of the articles
