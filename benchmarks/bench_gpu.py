@@ -40,6 +40,16 @@ MOST_SORTED = 1 << 28  # scores that CuPy's argpartition, a sort of whole copies
 MARGIN = 4  # times k that the bf16 contestant rescores
 
 
+def parser_of(description: str | None, *, repeats: str, times: int, budget: float) -> argparse.ArgumentParser:
+    """Make what the benchmarks for a GPU take, which benchmarks/gpu.sh calls alike."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument(repeats, type=int, default=times)
+    parser.add_argument("--budget", type=float, default=budget, help="seconds; what is beyond is left out")
+    parser.add_argument("--save", type=Path, default=RESULTS, help="folder of the results file")
+    return parser
+
+
 def ask_driver(query: str) -> str:
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()[0].strip()
@@ -229,12 +239,7 @@ def write(found: dict[str, Any], folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds; shapes beyond are left out")
-    parser.add_argument("--save", type=Path, default=RESULTS, help="folder of the results file")
-    options = parser.parse_args()
+    options = parser_of(__doc__, repeats="--rounds", times=7, budget=float("inf")).parse_args()
     import cupy
     import torch
 

@@ -10,20 +10,18 @@ some queries), torch's scores agree to 1e-4 of the largest.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 import salience
-from bench_gpu import ask_driver
-from contest import RESULTS, interleave, markdown, milliseconds
+from bench_gpu import ask_driver, parser_of
+from contest import interleave, markdown, milliseconds
 from salience import _backends, _core, _device
 
 TEMPERATURE, SMOOTHING, HISTORY = 0.1, 0.5, 50
@@ -152,12 +150,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--budget", type=float, default=45.0, help="seconds; shapes beyond are left out")
-    parser.add_argument("--save", type=Path, default=RESULTS, help="folder of the results file")
-    options = parser.parse_args()
+    options = parser_of(__doc__, repeats="--rounds", times=5, budget=45.0).parse_args()
     start, name = time.perf_counter(), ask_driver("name")
     rows: list[dict[str, Any]] = []
     left_out = []

@@ -121,7 +121,7 @@ def cold_users(train: Interactions, test: Interactions) -> None:
     random, readers = np.random.default_rng(0), np.flatnonzero(np.diff(test.matrix.indptr))
     cold = np.sort(random.choice(readers, len(readers) // 10, replace=False))
     model = fit(HybridScorer(articles(), **ATTENTION), train.select(~np.isin(train.rows, cold)))
-    relevant = sp.csr_matrix(test.matrix)[cold]
+    relevant, shown = sp.csr_matrix(test.matrix)[cold], {"hybrid": model, **alone(model)}
     for known in (0, 1, 3, 10):
         matrix = train.matrix[cold].tolil()
         for row, all_of_them in enumerate(matrix.rows):
@@ -129,7 +129,7 @@ def cold_users(train: Interactions, test: Interactions) -> None:
             matrix.rows[row], matrix.data[row] = kept, [1.0] * len(kept)
         histories = matrix.tocsr()
         print(f"users who come with {known} articles: {len(cold)} users")
-        for name, one in {"hybrid": model, **alone(model)}.items():
+        for name, one in shown.items():
             lists = one.recommend(model.user_map.ids_of(cold), max(CUTOFFS), interactions=histories).rows
             line(name, recall_of(lists, relevant))
 
@@ -146,11 +146,11 @@ def citeulike() -> None:
         reports[name] = evaluate(one, train, test, metrics=metrics)
         line(name, reports[name].values)
     against_fixed({name: reports[name] for name in ("hybrid", "fixed weights")}, metrics)
-    counts = np.bincount(train.matrix.indices, minlength=train.shape[1])
+    counts, relevant = np.bincount(train.matrix.indices, minlength=train.shape[1]), sp.csr_matrix(test.matrix)
     for words, items in (("cold items only", counts == 0), ("warm items only", counts > 0)):
         print(f"{words}: {np.count_nonzero(items)} items")
         for name, one in shown.items():
-            line(name, recall_among(one, sp.csr_matrix(test.matrix), items))
+            line(name, recall_among(one, relevant, items))
     cold_users(train, test)
 
 

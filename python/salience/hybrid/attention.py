@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -175,10 +175,10 @@ class Loss:
 class _Part:
     """Some of the lists, small enough for a core's cache, with a line for each component and each column of states."""
 
-    def __init__(self, lists: Lists, loss: Loss, users: Float64, items: Float64) -> None:
+    def __init__(self, lists: Lists, loss: Loss) -> None:
         self.loss, self.starts, self.sizes = loss, lists.ends[:-1], np.diff(lists.ends)
         self.scores = np.ascontiguousarray(lists.scores.T)
-        self.users, self.items = users, np.ascontiguousarray(items.T, np.float32)
+        self.users, self.items = lists.users, np.ascontiguousarray(lists.items.T, np.float32)
         self.closed = None
         if not lists.available.all():
             self.closed = np.where(lists.available.T, np.float32(0.0), np.float32(-np.inf))
@@ -220,13 +220,11 @@ class _Part:
 
 
 class _Trainer:
-    """Lists in parts, and minimization of a loss that is summed over them."""
+    """Lists of scaled states in parts, and minimization of a loss that is summed over them."""
 
-    def __init__(self, lists: Lists, focus: float, users: Float64, items: Float64, threads: int | None) -> None:
-        self.parts = []
-        for first, last in pairwise(lists.bounds(_PART_ENTRIES)):
-            part, entries = lists.part(first, last), slice(*lists.ends[[first, last]])
-            self.parts.append(_Part(part, Loss(part, focus, whole=lists), users[first:last], items[entries]))
+    def __init__(self, lists: Lists, focus: float, threads: int | None) -> None:
+        parts = [lists.part(first, last) for first, last in pairwise(lists.bounds(_PART_ENTRIES))]
+        self.parts = [_Part(part, Loss(part, focus, whole=lists)) for part in parts]
         self.threads = int(_backends.show_config()["threads"]) if threads is None else threads
 
     def minimize(self, evaluate: Callable[[Float64, Callable[..., Any]], tuple[float, Float64]], start: Float64) -> Any:
@@ -311,7 +309,7 @@ def train_linear(
     """
     components, width = lists.scores.shape[1], lists.users.shape[1]
     users = Scaling.of(lists.users)
-    trainer = _Trainer(lists, focus, users.apply(lists.users), lists.items[:, :0], threads)
+    trainer = _Trainer(replace(lists, users=users.apply(lists.users)), focus, threads)
     theta = np.zeros((components, width))
     theta[:, 0] = trainer.initial_weights()
     penalty = np.full((components, width), strength)
@@ -333,7 +331,7 @@ def train_softmax(lists: Lists, *, strength: float, focus: float = 0.0, threads:
     users, items = Scaling.of(lists.users), Scaling.of(lists.items)
     scaled_items = items.apply(lists.items)
     scaled_items[:, 0] = 0.0  # the user's 1 is enough
-    trainer = _Trainer(lists, focus, users.apply(lists.users), scaled_items, threads)
+    trainer = _Trainer(replace(lists, users=users.apply(lists.users), items=scaled_items), focus, threads)
     weights = np.maximum(trainer.initial_weights(), 0.02)
     start = np.zeros(components * (width + depth) + 1)
     start[: components * width : width] = np.log(weights / weights.sum())

@@ -117,10 +117,13 @@ class Events:
         for row in rows:
             yield json.dumps(row, ensure_ascii=True).encode() + b"\n"
 
-    def digest(self) -> int:
-        """Return a number that tells these events, in any order and whatever their times, from others."""
+    def digest(self, before: int = 0) -> int:
+        """Return a number below 2^63 that tells these events, in any order and whatever their times, from others.
+
+        ``before``, that of other events, makes it the number of all of them.
+        """
         rows = zip(self.users.tolist(), self.items.tolist(), self.values.tolist(), strict=True)
-        return sum(zlib.crc32(json.dumps(row).encode()) for row in rows)
+        return (before + sum(zlib.crc32(json.dumps(row).encode()) for row in rows)) % 2**63
 
 
 def as_events(given: Any) -> Events:

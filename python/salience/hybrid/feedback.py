@@ -270,7 +270,7 @@ class Absorption:
                     self.scorer.refresh()
                     live = self.scorer._live
                     self.counts["refreshed"] += 1
-            live.digest = (live.digest + events.digest()) % 2**63
+            live.digest = events.digest(live.digest)
             if write is not None:
                 write(events)
         except BaseException:

@@ -335,17 +335,15 @@ class HybridScorer(RankingModel):
 
     def _divisions(self, data: Interactions) -> Iterator[tuple[BoolArray, BoolArray]]:
         """Yield for each round, as masks, what components are fitted on and what attention learns from."""
-        order, size = (
-            np.random.default_rng([self.seed, 1]).permutation(len(data)),
-            max(1, int(self.held_out * len(data))),
-        )
-        if self.held_out_by == "time" and data.times is not None:
-            order = order[np.argsort(data.times[order], kind="stable")][::-1]
+        order = np.random.default_rng([self.seed, 1]).permutation(len(data))
+        size, times = max(1, int(self.held_out * len(data))), data.times if self.held_out_by == "time" else None
+        if times is not None:
+            order = order[np.argsort(times[order], kind="stable")][::-1]
         for begin in range(0, self.rounds * size, size):
             held_out = np.zeros(len(data), bool)
             held_out[order[begin : begin + size]] = True
             kept = ~held_out
-            if self.held_out_by == "time":
+            if times is not None:
                 kept[order[:begin]] = False  # what came later
             yield kept, held_out
 
@@ -436,10 +434,10 @@ class HybridScorer(RankingModel):
         """
         if not isinstance(log, EventLog):
             raise TypeError(f"log: {_arrays.describe(log)}; expected EventLog")
-        if len(log) < self.observed_:
-            raise ValueError(f"log: {len(log)} events; expected the {self.observed_} that the scorer has observed")
         held = log.read()
-        if held.select(slice(self.observed_)).digest() % 2**63 != self._live.digest:
+        if len(held) < self.observed_:
+            raise ValueError(f"log: {len(held)} events; expected the {self.observed_} that the scorer has observed")
+        if held.select(slice(self.observed_)).digest() != self._live.digest:
             raise ValueError(f"log: other events than the first {self.observed_} that the scorer has observed")
         # What came late is late again: sorting the whole log would learn in another order than the calls did.
         return self._observe(held.select(slice(self.observed_, None)), None, "skip", arrived=True)
