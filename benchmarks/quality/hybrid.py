@@ -158,8 +158,7 @@ def gowalla() -> None:
     train, valid, test = load_gowalla()
     both = gowalla_als.together(train, valid)
     data = gowalla_als.weighted(both, gowalla_als.ITEM_POWER)
-    # Users, focus and strength: the best of 20 settings on the latest fifth of train.
-    settings: dict[str, Any] = {"held_out_by": "time", "most_users": 8000, "focus": 0.5, "strength": 0.03}
+    settings: dict[str, Any] = {"held_out_by": "time", "most_users": 30_000}
     model = fit(HybridScorer(places(), rounds=1, **settings), data)
     reports = {}
     for name, one in {"hybrid": model, "fixed weights": model.with_weights(FIXED["gowalla"]), **alone(model)}.items():

@@ -1,18 +1,20 @@
 """Attention over the user's history as a second stage, beside its first stage alone, on Gowalla and citeulike-t.
 
-gowalla: ALS first (settings of gowalla.py), the top 500 looked at again by co-occurrence vectors; parameters are
+gowalla: ALS first (settings of gowalla.py), the top 500 looked at again by its item factors; parameters are
 trained on the latest fifth of train, then everything is fitted on train + valid and measured on test once.
 citeulike: ALS first (settings of cold_items.py; with --words, words are its features), the top 2,000 by vectors of the
 words alone; parameters are trained on a fifth of each reader's training articles.
 
     SALIENCE_DATA=... python benchmarks/quality/second_stage.py gowalla|citeulike [--words] [--factors N]
 
-Prints both models' metrics, the paired tests, and the time that each takes for a user.
+Prints the metrics of both stages, and of the second with popularity or attention left out; the paired tests; and the
+time that each stage takes for a user.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from typing import Any
 
@@ -25,7 +27,7 @@ from gowalla import ITEM_POWER, SETTINGS, together, weighted
 from salience import ALS, Interactions
 from salience.datasets import citeulike_words, load_citeulike, load_gowalla
 from salience.evaluation import compare, evaluate, splits
-from salience.second_stage import HistoryAttention, cooccurrence_vectors
+from salience.second_stage import HistoryAttention
 
 WORD_DIMENSIONS = 256
 
@@ -40,20 +42,21 @@ class WordALS(ALS):
 
 
 def report(model: HistoryAttention, train: Interactions, test: Interactions, metrics: tuple[str, ...]) -> None:
-    names = ("temperature", "smoothing", "half_life", "mixing")
+    names = ("temperature", "smoothing", "half_life", "mixing", "popularity")
     print("trained:", {name: getattr(model, name) for name in names}, flush=True)
-    reports = {
-        "first stage": evaluate(model.first, train, test, metrics=metrics),
-        "with attention": evaluate(model, train, test, metrics=metrics),
-    }
+    shown: dict[str, Any] = {"first stage": model.first, "second stage": model}
+    if model.popularity > 0:  # what each part of it does
+        for name, changed in (("popularity only", {"mixing": 0.0}), ("attention only", {"popularity": 0.0})):
+            shown[name] = copy.copy(model)
+            shown[name].__dict__.update(changed)
+    reports = {name: evaluate(one, train, test, metrics=metrics) for name, one in shown.items()}
     for name, found in reports.items():
         print(name, found.table(), sep="\n")
-    for metric in metrics:
-        print(compare(reports, metric=metric).table())
+    print(compare(reports, metric=list(metrics), baseline="second stage").table())
     users = train.users[:4096]
-    spent: dict[str, list[float]] = {"first stage": [], "with attention": []}
+    spent: dict[str, list[float]] = {"first stage": [], "second stage": []}
     for _ in range(3):
-        for name, which in (("first stage", model.first), ("with attention", model)):
+        for name, which in (("first stage", model.first), ("second stage", model)):
             started = time.perf_counter()
             which.recommend(users, 20)
             spent[name].append((time.perf_counter() - started) / len(users))
@@ -63,7 +66,7 @@ def report(model: HistoryAttention, train: Interactions, test: Interactions, met
 def gowalla(factors: int) -> None:
     train, valid, test = load_gowalla()
     first = ALS(factors, **SETTINGS)
-    model = HistoryAttention(first, vectors=cooccurrence_vectors)
+    model = HistoryAttention(first)
     split = splits.temporal(train)
     model.fit(weighted(split.train, ITEM_POWER), validation=split.test, refit=False)
     print("validation:", len(model.validation_history_), "settings, best", max(v for _, v in model.validation_history_))

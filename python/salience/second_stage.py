@@ -27,6 +27,7 @@ Vectors = Float32 | Callable[[Interactions], Float32] | VectorModel
 
 _USERS = 1024  # whose candidates are in memory together
 _MIXINGS = tuple(np.round(np.arange(0, 1.01, 0.05), 2))
+_POPULARITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 _SMOOTHINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LEAST_TEMPERATURE = 0.005  # below it the nearest item alone counts, and exponentials leave the range of float64
 _ROUNDS = 2  # of the search over all parameters
@@ -79,8 +80,10 @@ class HistoryAttention:
     at a high temperature all of the history speaks, at a low one what is nearest to the candidate; a smoothing below
     1 lets several near items say more than one. That depends on candidate and history together, so it is no inner
     product of a user's and an item's vector, and is computed for the candidates of a first stage. Over each user's
-    candidates both scores are brought to mean 0 and variance 1, and mixed:
-    (1 - mixing) * first stage + mixing * attention.
+    candidates, the scores of both and the logarithm of how many users had the candidate are brought to mean 0 and
+    variance 1, and mixed:
+
+        (1 - mixing) * first stage + mixing * attention + popularity * log(1 + users).
 
     Parameters
     ----------
@@ -99,6 +102,9 @@ class HistoryAttention:
         In the unit of the interactions' times; age counts back from the user's latest. None: no decay.
     mixing : float
         0: the first stage alone. 1: attention alone, over the first stage's candidates.
+    popularity : float
+        An item's bias: of use where what many had will be wanted even more than the first stage tells, as often where
+        the future is predicted.
     threads : int, optional
     device : {"auto", "cpu", "cuda"}
         Where attention is computed, to the same bits; "auto" uses a GPU where there is one and it pays. The first stage
@@ -126,6 +132,7 @@ class HistoryAttention:
         smoothing: float = 0.5,
         half_life: float | None = None,
         mixing: float = 0.3,
+        popularity: float = 0.0,
         threads: int | None = None,
         device: _backends.Device = "auto",
     ) -> None:
@@ -142,6 +149,7 @@ class HistoryAttention:
         self.smoothing = _arrays.share(smoothing, argument="smoothing")
         self.half_life = None if half_life is None else _arrays.real(half_life, argument="half_life", positive=True)
         self.mixing = _arrays.share(mixing, argument="mixing")
+        self.popularity = _arrays.real(popularity, argument="popularity")
         _arrays.thread_count(threads)
         self.threads = threads
         self.device = _backends.check_device(device)
@@ -163,9 +171,9 @@ class HistoryAttention:
         ----------
         interactions : Interactions or scipy.sparse matrix of users by items
         validation : Interactions or scipy.sparse matrix, optional
-            Held out, with the same axes: temperature, smoothing, half_life (where there are times) and mixing become
-            those of the best NDCG on it, found one after another. A first stage flatters itself on what it was
-            fitted on; trained there, the mixing would lean on it too much.
+            Held out, with the same axes: temperature, smoothing, half_life (where there are times), popularity and
+            mixing become those of the best NDCG on it, found one after another. A first stage flatters itself on what
+            it was fitted on; trained there, the mixing would lean on it too much.
         cutoff : int
             Of the NDCG.
         users : int
@@ -211,6 +219,7 @@ class HistoryAttention:
     def _adopt(self, data: Interactions, units: Float32) -> None:
         self._seen, self.user_map, self.item_map, self._units = data, data.user_map, data.item_map, units
         self._ages = None if data.times is None else _ages(data)
+        self._crowd = np.log1p(np.bincount(data.matrix.indices[data.matrix.data > 0], minlength=data.shape[1]))
         self._there: _device.DeviceUnits | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -261,14 +270,21 @@ class HistoryAttention:
             self._there = _device.DeviceUnits(module, self._units)
         return self._there.attend(*arguments)
 
+    def _popular(self, items: Rows) -> Float64:
+        """Return the standardized popularity of candidates, rows padded with -1, which get 0."""
+        return np.where(items >= 0, standardized(self._crowds(items)), 0.0)
+
+    def _crowds(self, items: Rows) -> Float64:
+        return np.where(items >= 0, self._crowd[items], -np.inf)
+
     def _tune(self, held_out: Interactions, users: Rows, cutoff: int) -> None:
         """Search the parameters one after another; for each attention, all mixings are tried."""
         lists = self._candidates(users, exclude_seen=True)
         judge = _Judge(lists.rows, held_out.matrix[users], cutoff, _arrays.thread_count(self.threads))
-        first = standardized(lists.scores)
+        first, popular = standardized(lists.scores), self._popular(lists.rows)
         settings: dict[str, Any] = {
-            "temperature": self.temperature, "smoothing": self.smoothing, "half_life": self.half_life,
-        }  # fmt: skip
+            name: getattr(self, name) for name in ("temperature", "smoothing", "half_life", "popularity")
+        }
         self.validation_history_ = []
         known: dict[tuple[Any, ...], tuple[float, float]] = {}
 
@@ -276,8 +292,8 @@ class HistoryAttention:
             trial = settings | changed
             key = tuple(trial.values())
             if key not in known:
-                attention = standardized(self._attend(users, lists.rows, **trial))
-                known[key] = max((judge(mixed(first, attention, part)), -part) for part in _MIXINGS)
+                attention, bias = standardized(self._attend(users, lists.rows, **trial)), trial["popularity"] * popular
+                known[key] = max((judge(mixed(first, attention, part, bias)), -part) for part in _MIXINGS)
                 self.validation_history_.append((trial | {"mixing": -known[key][1]}, known[key][0]))
             return known[key]
 
@@ -292,7 +308,8 @@ class HistoryAttention:
                 spans = [None, *np.unique(np.quantile(self._ages[self._ages > 0], (0.1, 0.25, 0.5, 0.75, 0.9)))]
                 options = [settings["half_life"], *(span if span is None else float(span) for span in spans)]
                 settings["half_life"] = max(options, key=lambda span: value(half_life=span))
-        self.temperature, self.smoothing, self.half_life = settings.values()
+            settings["popularity"] = max((settings["popularity"], *_POPULARITIES), key=lambda w: value(popularity=w))
+        self.temperature, self.smoothing, self.half_life, self.popularity = settings.values()
         self.mixing = float(-value()[1])
 
     def recommend(
@@ -326,9 +343,11 @@ class HistoryAttention:
         for start in range(0, len(rows), _USERS):
             part = slice(start, start + _USERS)
             lists = self._candidates(rows[part], exclude_seen=exclude_seen, **filters)
-            both = mixed(standardized(lists.scores), standardized(self._attend(rows[part], lists.rows)), self.mixing)
-            width = min(length, both.shape[1])
-            order, best = _core.select(both, width, _arrays.thread_count(self.threads))
+            attention = standardized(self._attend(rows[part], lists.rows))
+            bias = self.popularity * self._popular(lists.rows) if self.popularity else 0.0
+            scored = mixed(standardized(lists.scores), attention, self.mixing, bias)
+            width = min(length, scored.shape[1])
+            order, best = _core.select(scored, width, _arrays.thread_count(self.threads))
             items[part, :width] = np.take_along_axis(lists.rows, order, axis=1)
             scores[part, :width] = best
         return Recommendations(self.item_map.ids_of(items), items, scores, self.user_map.ids_of(rows))
@@ -340,18 +359,20 @@ class HistoryAttention:
         if len(u) != len(i):
             raise ValueError(f"items: {len(i)} of them; expected one for each of the {len(u)} users")
         first = np.asarray(self.first.score(users, items), np.float64)
-        attention, out = np.empty(len(u)), np.empty(len(u), np.float32)
+        attention, out = np.empty(len(u)), np.zeros(len(u))
         for start in range(0, len(u), _USERS):
             part = slice(start, start + _USERS)
             attention[part] = self._attend(u[part], i[part, None])[:, 0]
             distinct, where = np.unique(u[part], return_inverse=True)
             lists = self._candidates(distinct, exclude_seen=True)
-            both = []
-            for scores, own in ((lists.scores, first), (self._attend(distinct, lists.rows), attention)):
+            for weight, scores, own in (
+                (1 - self.mixing, lists.scores, first[part]),
+                (self.mixing, self._attend(distinct, lists.rows), attention[part]),
+                (self.popularity, self._crowds(lists.rows), self._crowd[i[part]]),
+            ):
                 mean, spread = _moments(scores)
-                both.append((own[part] - mean[where, 0]) / spread[where, 0])
-            out[part] = (1 - self.mixing) * both[0] + self.mixing * both[1]
-        return out
+                out[part] += weight * (own - mean[where, 0]) / spread[where, 0]
+        return out.astype(np.float32)
 
     def save(self, path: str | Path) -> None:
         """Write the model, with its first stage's vectors; see :meth:`load`.
@@ -369,7 +390,8 @@ class HistoryAttention:
             "first.items": self.first._item_vectors(), "units": self._units,
             **_storage.pack_interactions("seen", self._seen),
         }  # fmt: skip
-        settings = {name: getattr(self, name) for name in ("depth", "temperature", "smoothing", "half_life", "mixing")}
+        names = ("depth", "temperature", "smoothing", "half_life", "mixing", "popularity")
+        settings = {name: getattr(self, name) for name in names}
         _storage.save_tensors(path, tensors, kind="HistoryAttention", metadata={"settings": settings})
 
     @classmethod
@@ -433,7 +455,7 @@ def _ages(data: Interactions) -> Float64:
     return np.asarray(latest[data.rows] - times)
 
 
-def _moments(scores: Float32) -> tuple[Float64, Float64]:
+def _moments(scores: Any) -> tuple[Float64, Float64]:
     """Return mean and standard deviation of the filled slots of every list, shape (n, 1); 1 where all are equal."""
     filled = np.isfinite(scores)
     counts = np.maximum(filled.sum(axis=1, keepdims=True), 1)
@@ -443,17 +465,17 @@ def _moments(scores: Float32) -> tuple[Float64, Float64]:
     return mean, np.where(spread > 1e-12 * np.abs(mean), spread, 1.0)
 
 
-def standardized(scores: Float32) -> Float64:
+def standardized(scores: Any) -> Float64:
     """Bring the filled slots of every list to mean 0 and variance 1; others become 0."""
     mean, spread = _moments(scores)
     return np.asarray(np.where(np.isfinite(scores), (scores - mean) / spread, -np.inf))
 
 
-def mixed(first: Float64, attention: Float64, part: float) -> Float32:
-    """Mix standardized scores; empty slots keep -inf."""
+def mixed(first: Float64, attention: Float64, part: float, bias: Any = 0.0) -> Float32:
+    """Mix standardized scores and add a bias; empty slots keep -inf."""
     with np.errstate(invalid="ignore"):
-        both = (1 - part) * first + part * attention
-    return np.where(np.isneginf(first), -np.inf, both).astype(np.float32)
+        scored = (1 - part) * first + part * attention + bias
+    return np.where(np.isneginf(first), -np.inf, scored).astype(np.float32)
 
 
 __all__ = ["HistoryAttention", "cooccurrence_vectors"]

@@ -414,8 +414,9 @@ def test_weights_undo_position_and_chance():
     assert feedback.weight(False, 4, 1.0) == 0.25  # hardly looked at, hardly a refusal
     for arguments, message in (
         ({"duplicates": "first"}, "duplicates: 'first'"), ({"rate": -1}, "rate: -1"), ({"pull": 2}, "pull: 2"),
-        ({"negatives": 0}, "negatives: 0"), ({"clip": 0.5}, "clip: 0.5"), ({"refresh": 0}, "refresh: 0"),
-        ({"history_limit": 0}, "history_limit: 0"), ({"examination": np.nan}, "examination: nan"),
+        ({"focus": 2}, "focus: 2"), ({"negatives": 0}, "negatives: 0"), ({"clip": 0.5}, "clip: 0.5"),
+        ({"refresh": 0}, "refresh: 0"), ({"history_limit": 0}, "history_limit: 0"),
+        ({"examination": np.nan}, "examination: nan"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Feedback(**arguments)

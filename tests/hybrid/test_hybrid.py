@@ -12,7 +12,8 @@ from salience import ALS, EASE, Collaborative, Content, History, HybridScorer, I
 from salience.datasets import synthetic
 from salience.evaluation import evaluate, splits
 from salience.hybrid import Component, attention
-from salience.hybrid.attention import Attention, Lists, Loss, Scaling, train_linear, train_softmax
+from salience.hybrid.attention import Attention, Scaling, train_linear, train_softmax
+from salience.hybrid.losses import CrossEntropy, Lists, MissedAtTheTop
 from salience.hybrid.scorer import Moments, held_out_lists
 
 KINDS = ("linear", "softmax", "fixed")
@@ -324,7 +325,10 @@ def drawn_lists(seed=0, lists=60, components=3):
     scores = np.where(available, random.standard_normal((total, components)), 0).astype(np.float32)
     held_out = random.integers(1, 3, lists)
     scores[ends[:-1]] += np.array([1.0, 0.5, 0.0], np.float32) * available[ends[:-1]]
-    return Lists(scores, available, users, items, ends, held_out, random.random(total).astype(np.float32))
+    log_weights = random.random(total).astype(np.float32)
+    for start, count in zip(ends, held_out, strict=False):
+        log_weights[start : start + count] = 0.0
+    return Lists(scores, available, users, items, ends, held_out, log_weights)
 
 
 def loss_of(attention, lists):
@@ -333,44 +337,62 @@ def loss_of(attention, lists):
         logits = weights + attention.items.apply(lists.items) @ attention.phi.T
         gate = np.exp(np.where(lists.available, logits, -np.inf))
         weights = attention.scale * gate / gate.sum(axis=1, keepdims=True)
-    value, _ = Loss(lists)((weights * lists.scores).sum(axis=1).astype(np.float32))
+    value, _ = MissedAtTheTop(lists, 3)((weights * lists.scores).sum(axis=1).astype(np.float32))
     return value
 
 
-@pytest.mark.parametrize("focus", [0.0, 0.25, 1.0])
-def test_the_listwise_loss_is_the_definition(focus):
+def cross_entropy(scores, log_weights, count):
+    return np.mean(np.log(np.exp(scores + log_weights).sum()) - scores[:count])
+
+
+def missed_at_the_top(scores, log_weights, count):
+    missed = []
+    for n in range(count):
+        above = np.exp(log_weights) / (1 + np.exp(8.0 * (scores[n] - scores)))
+        rank = 1 + above.sum() - above[n]
+        missed.append(1 - 1 / (1 + (rank / 3) ** 2))
+    return np.mean(missed)
+
+
+@pytest.mark.parametrize(
+    ("make_loss", "definition"),
+    [(CrossEntropy, cross_entropy), (lambda lists: MissedAtTheTop(lists, 3), missed_at_the_top)],
+)
+def test_the_listwise_losses_are_their_definitions(make_loss, definition):
     lists = drawn_lists()
     scores = np.random.default_rng(1).standard_normal(lists.ends[-1]).astype(np.float32)
-    loss = Loss(lists, focus)
-    value, gradient = loss(scores)
-    terms = []
-    for n, (start, end) in enumerate(zip(lists.ends[:-1], lists.ends[1:], strict=True)):
-        logits = scores[start:end].astype(np.float64) + lists.log_weights[start:end]
-        partition = np.log(np.exp(logits).sum())
-        log_share = scores[start : start + lists.held_out[n]] - partition
-        terms.append(np.mean((1 - np.exp(focus * log_share)) / focus if focus else -log_share))
-    assert value == pytest.approx(np.mean(terms), rel=1e-5)
-    for place in (0, 7, 31):
-        moved = scores.astype(np.float64)
-        moved[place] += 1e-3
-        slope = (loss(moved)[0] - loss(scores.astype(np.float64))[0]) / 1e-3
-        assert slope == pytest.approx(gradient[place], abs=2e-4)
+
+    def defined(scores):
+        return np.mean([
+            definition(scores[start:end], lists.log_weights[start:end].astype(np.float64), lists.held_out[n])
+            for n, (start, end) in enumerate(pairwise(lists.ends))
+        ])  # fmt: skip
+
+    value, gradient = make_loss(lists)(scores)
+    assert value == pytest.approx(defined(scores.astype(np.float64)), rel=1e-5)
+    for place in range(40):
+        step = 1e-5 * (np.arange(len(scores)) == place)
+        slope = (defined(scores + step) - defined(scores - step)) / 2e-5
+        assert slope == pytest.approx(gradient[place], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("train", [train_linear, train_softmax])
 def test_training_ends_where_the_loss_is_least(train):
     lists = drawn_lists()
-    found = train(lists, strength=0.0)
-    least = loss_of(found, lists)
+    found = train(lists, strength=0.0, cutoff=3)
+    least, length = loss_of(found, lists), np.linalg.norm(found.theta[:, 0])
     random = np.random.default_rng(2)
     for _ in range(30):
         theta, phi = found.theta.copy(), found.phi.copy()
         found.theta = theta + 0.05 * random.standard_normal(theta.shape)
-        if found.kind == "softmax":
+        if found.kind == "linear":
+            found.theta *= length / np.linalg.norm(found.theta[:, 0])
+        else:
             found.phi = phi + 0.05 * random.standard_normal(phi.shape) * (np.arange(phi.shape[1]) > 0)
         assert loss_of(found, lists) > least - 2e-4
         found.theta, found.phi = theta, phi
-    same_for_all = train_linear(lists, strength=0.0, state=False)
+    same_for_all = train_linear(lists, strength=0.0, cutoff=3, state=False)
+    assert (same_for_all.theta[:, 1:] == 0).all()
     assert least <= loss_of(same_for_all, lists) + 1e-4
 
 
@@ -378,12 +400,12 @@ def test_training_ends_where_the_loss_is_least(train):
 def test_training_in_parts_and_threads_is_training(train, monkeypatch):
     lists = drawn_lists()
     assert lists.bounds(10**6) == [0, 60]
-    whole = loss_of(train(lists, strength=1e-3), lists)
+    whole = loss_of(train(lists, strength=1e-3, cutoff=3), lists)
     monkeypatch.setattr(attention, "_PART_ENTRIES", 50)
     bounds = lists.bounds(50)
     assert len(bounds) > 10
     assert all(lists.ends[last] - lists.ends[first] < 50 + 20 for first, last in pairwise(bounds))
-    one, three = (train(lists, strength=1e-3, threads=threads) for threads in (1, 3))
+    one, three = (train(lists, strength=1e-3, cutoff=3, threads=threads) for threads in (1, 3))
     assert np.array_equal(one.theta, three.theta)
     assert np.array_equal(one.phi, three.phi)
     assert loss_of(one, lists) == pytest.approx(whole, rel=1e-4)
@@ -401,7 +423,7 @@ BAD = [
     (lambda f: HybridScorer(["als"]), "components: "),
     (lambda f: HybridScorer([ALS(4)], attention="max"), "attention: 'max'"),
     (lambda f: HybridScorer([ALS(4)], weights=[1.0]), "weights: given with attention 'softmax'"),
-    (lambda f: HybridScorer([ALS(4)], focus=2.0), "focus: 2.0"),
+    (lambda f: HybridScorer([ALS(4)], cutoff=0), "cutoff: 0"),
     (lambda f: HybridScorer([ALS(4)], attention="fixed", weights=[1.0, 2.0]), "weights: 2 of them; expected 1"),
     (lambda f: HybridScorer([ALS(4)], attention="fixed", weights=[np.nan]), "weights: nan"),
     (lambda f: HybridScorer([ALS(4)], objective="rating"), "objective: 'rating' without an explicit ALS"),

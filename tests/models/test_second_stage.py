@@ -44,6 +44,7 @@ def test_training_finds_what_helps_and_lifts_quality(world):
     assert best[0]["mixing"] == model.mixing > 0
     assert best[0]["temperature"] == model.temperature
     assert best[0]["smoothing"] == model.smoothing
+    assert best[0]["popularity"] == model.popularity
     assert len(model._seen) == len(inner.train) + len(inner.test)
     first, both = (
         evaluate(m, outer.train, outer.test, metrics=("ndcg@20",)).values["ndcg@20"] for m in (model.first, model)
@@ -61,11 +62,42 @@ def test_the_judge_of_training_is_the_metric(world):
 
 def test_scores_are_those_of_the_lists(world):
     _, outer, _ = world
-    model = HistoryAttention(ALS(8, epochs=3), vectors=vectors_of, depth=80, mixing=0.4).fit(outer.train)
+    model = HistoryAttention(ALS(8, epochs=3), vectors=vectors_of, depth=80, mixing=0.4, popularity=0.7).fit(
+        outer.train
+    )
     best = model.recommend(outer.train.users[:5], 6)
     users = np.repeat(best.queries, 6)
     assert np.allclose(model.score(users, best.ids.ravel()), best.scores.ravel(), atol=2e-5)
     assert isinstance(model, Recommender)
+
+
+def test_popularity_is_what_many_liked(world):
+    _, outer, _ = world
+    data = outer.train
+    first = ALS(8, epochs=3)
+    model = HistoryAttention(first, mixing=0.0, popularity=1e6, depth=40).fit(data)
+    likes = np.bincount(data.matrix.indices, minlength=data.shape[1])
+    rows = model.recommend(data.users[:30], 40).rows
+    assert (np.diff(likes[rows], axis=1) <= 0).all()
+    assert np.array_equal(np.sort(rows, axis=1), np.sort(first.recommend(data.users[:30], 40).rows, axis=1))
+    disliked = np.where(data.matrix.indices == np.argmax(likes), -1.0, 1.0)
+    changed = sp.csr_matrix((disliked, data.matrix.indices, data.matrix.indptr), shape=data.shape)
+    assert HistoryAttention(first).fit(changed)._crowd[np.argmax(likes)] == 0
+    few = model.recommend(data.users[:3], 60, allow=data.items[:9])
+    assert ((few.rows < 0) == np.isneginf(few.scores)).all()
+
+
+def test_popularity_helps_where_first_stage_and_attention_miss_it(world):
+    """A first stage that ranks against what many had is put right by training."""
+    catalogue, _, inner = world
+    data = inner.train
+    rarest = ALS(1, epochs=1).fit(data)
+    rarest.user_factors_ = np.ones((data.shape[0], 1), np.float32)
+    rarest.item_factors_ = -np.log1p(np.bincount(data.matrix.indices, minlength=data.shape[1]))[:, None].astype("f4")
+    rarest.fit = lambda interactions: rarest
+    model = HistoryAttention(rarest, vectors=catalogue.item_features, depth=None)
+    model.fit(data, validation=inner.test, refit=False)
+    assert model.popularity > 0
 
 
 def test_recent_items_speak_louder_with_a_half_life():
@@ -88,7 +120,9 @@ def test_recent_items_speak_louder_with_a_half_life():
 
 def test_a_saved_model_recommends_the_same(world, tmp_path):
     _, outer, _ = world
-    model = HistoryAttention(ALS(8, epochs=3), vectors=vectors_of, depth=60, half_life=5e6).fit(outer.train)
+    model = HistoryAttention(ALS(8, epochs=3), vectors=vectors_of, depth=60, half_life=5e6, popularity=0.3).fit(
+        outer.train
+    )
     model.save(tmp_path / "second")
     again = HistoryAttention.load(tmp_path / "second")
     users = outer.train.users[:50]
@@ -144,6 +178,8 @@ def test_wrong_input_is_named(world):
         HistoryAttention(ALS(4), temperature=0.001)
     with pytest.raises(ValueError, match="mixing: 1.5; expected 0 to 1"):
         HistoryAttention(ALS(4), mixing=1.5)
+    with pytest.raises(ValueError, match="popularity: -1.0; expected a finite number that is not negative"):
+        HistoryAttention(ALS(4), popularity=-1.0)
     with pytest.raises(ValueError, match="vectors: 3 rows; expected one for each of the"):
         wrong(world, vectors=np.ones((3, 2), np.float32))
     with pytest.raises(ValueError, match="vectors: a value that is not finite in row 0"):

@@ -7,8 +7,10 @@ With the components' standardized scores z_c(u, i), a score is sum_c w_c z_c:
     softmax   w_c = scale * softmax_c(theta_c . s(u) + phi_c . t(i))  over the components that are available
 
 s(u) and t(i) are standardized descriptions with a leading 1 (``user_state`` and ``item_state``). Both are trained on
-lists of a user's held-out items among items that compete with them, by a listwise loss (:class:`Loss`), or for ratings
-by squared error. See Sill et al., "Feature-weighted linear stacking" (2009), and
+lists of a user's held-out items among items that compete with them. Cross-entropy, which is convex, finds weights that
+are the same for everybody, and their scale; at that scale, what depends on states is trained to put held-out items
+among the first (:class:`~salience.hybrid.losses.MissedAtTheTop`). For ratings all is by squared error. See
+Sill et al., "Feature-weighted linear stacking" (2009), and
 Jacobs et al., "Adaptive mixtures of local experts" (1991).
 """
 
@@ -25,16 +27,19 @@ import numpy.typing as npt
 import scipy.optimize
 
 from salience import _backends
+from salience.hybrid.losses import CrossEntropy, Lists, MissedAtTheTop, SquaredError
 from salience.models import Float32
 
 Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
+Method = Callable[..., tuple[Any, ...]]
 
 USER_STATE = ("1", "log interactions", "interactions^-1/2", "coherence", "mean log popularity")
 ITEM_STATE = ("1", "log interactions", "interactions^-1/2", "unseen")
 _LARGEST_LOGIT = 20.0
 _SLIGHT = 1e-6  # ridge on what is the same for everybody, which has to be finite
+_LEAST_WEIGHT = 0.02  # relative to all of them, where a gate starts
 _PART_ENTRIES = 1 << 14  # of lists that are worked on together: their scores fit in a core's cache
 _UNTIL = {"maxiter": 100, "ftol": 1e-6}  # the loss is an average of noisy lists: more would be idle
 
@@ -69,114 +74,17 @@ class Scaling:
         return np.clip((state - self.mean) / self.deviation, self.low, self.high)
 
 
-@dataclass(frozen=True)
-class Lists:
-    """Competing items of some users, the held-out ones first: what attention is trained on.
-
-    Attributes
-    ----------
-    scores : shape (entries, components)
-        Standardized; 0 where a component is not available.
-    available : shape (entries, components)
-    users : shape (lists, user state)
-    items : shape (entries, item state)
-    ends : shape (lists + 1,)
-        The entries of each list.
-    held_out : shape (lists,)
-        How many of a list's first entries are held out.
-    log_weights : shape (entries,)
-        Log of how many items an entry stands for.
-    targets : shape (entries,) or None
-        Ratings.
-    """
-
-    scores: Float32
-    available: BoolArray
-    users: Float64
-    items: Float64
-    ends: IntArray
-    held_out: IntArray
-    log_weights: Float32
-    targets: Float32 | None = None
-
-    @property
-    def rows(self) -> IntArray:
-        """The list of every entry."""
-        return np.repeat(np.arange(len(self.held_out)), np.diff(self.ends))
-
-    def bounds(self, entries: int) -> list[int]:
-        """Cut the lists into runs of about so many entries; return where the runs begin, and the end."""
-        cuts = np.searchsorted(self.ends, np.arange(0, self.ends[-1], entries))
-        return sorted({*cuts.tolist(), len(self.held_out)})
-
-    def part(self, first: int, last: int) -> Lists:
-        """Return some of the lists."""
-        entries = slice(*self.ends[[first, last]])
-        return Lists(
-            self.scores[entries], self.available[entries], self.users[first:last], self.items[entries],
-            self.ends[first : last + 1] - self.ends[first], self.held_out[first:last], self.log_weights[entries],
-            None if self.targets is None else self.targets[entries],
-        )  # fmt: skip
-
-    @staticmethod
-    def joined(parts: list[Lists]) -> Lists:
-        """Put the lists of several parts one after another."""
-        starts = np.cumsum([0, *(part.ends[-1] for part in parts)])
-        ends = np.concatenate([[0], *(part.ends[1:] + start for part, start in zip(parts, starts[:-1], strict=True))])
-        together = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("scores", "available", "users", "items", "held_out", "log_weights")
-        }
-        targets = None if parts[0].targets is None else np.concatenate([part.targets for part in parts])
-        return Lists(ends=ends.astype(np.int64), targets=targets, **together)
-
-
-class Loss:
-    """Loss and gradient with respect to the entries' scores.
-
-    Ranking: the mean over users of the mean over their held-out items of (1 - p^focus) / focus, where p is the share
-    of the held-out item in the softmax of its list. As ``focus`` goes to 0 this becomes the cross-entropy -log p; else
-    an item counts by p^focus, so that those within reach of the top matter more than those far down (the generalized
-    cross-entropy of Zhang and Sabuncu, 2018). Ratings: the mean squared error.
-
-    Where ``lists`` are a part of ``whole``, the losses of all parts add up to that of the whole.
-    """
-
-    def __init__(self, lists: Lists, focus: float = 0.0, *, whole: Lists | None = None) -> None:
-        self.lists, self.focus, self.whole = lists, focus, lists if whole is None else whole
-        self.rows = lists.rows
-        position = np.arange(lists.ends[-1]) - lists.ends[self.rows]
-        self.held_out = np.flatnonzero(position < lists.held_out[self.rows])
-        counts = np.maximum(lists.held_out, 1) * max(len(self.whole.held_out), 1)
-        self.shares = 1.0 / counts[self.rows[self.held_out]]
-
-    def __call__(self, scores: Any) -> tuple[float, Any]:
-        """Return the loss and its gradient."""
-        if self.lists.targets is not None:
-            difference, count = scores - self.lists.targets, max(len(self.whole.scores), 1)
-            return float(np.sum(difference**2, dtype=np.float64)) / count, 2.0 * difference / count
-        logits = scores + self.lists.log_weights
-        starts, mine = self.lists.ends[:-1], self.rows[self.held_out]
-        peak = np.maximum.reduceat(logits, starts)
-        weights = np.exp(logits - peak[self.rows])
-        sums = np.add.reduceat(weights, starts)
-        log_share = (scores[self.held_out] - (np.log(sums) + peak)[mine]).astype(np.float64)
-        if self.focus > 0:
-            pull = self.shares * np.exp(self.focus * log_share)
-            loss = float((self.shares - pull).sum() / self.focus)
-        else:
-            pull, loss = self.shares, -float(self.shares @ log_share)
-        together = np.bincount(mine, pull, len(starts))
-        gradient = weights * (together / sums).astype(np.float32)[self.rows]
-        gradient[self.held_out] -= pull.astype(np.float32)
-        return loss, gradient
-
-
 class _Part:
     """Some of the lists, small enough for a core's cache, with a line for each component and each column of states."""
 
-    def __init__(self, lists: Lists, loss: Loss) -> None:
-        self.loss, self.starts, self.sizes = loss, lists.ends[:-1], np.diff(lists.ends)
+    def __init__(self, lists: Lists, whole: Lists, cutoff: int) -> None:
+        self.convex: SquaredError | CrossEntropy
+        self.loss: SquaredError | MissedAtTheTop
+        if lists.targets is not None:
+            self.convex = self.loss = SquaredError(lists, whole)
+        else:
+            self.convex, self.loss = CrossEntropy(lists, whole), MissedAtTheTop(lists, cutoff, whole)
+        self.starts, self.sizes = lists.ends[:-1], np.diff(lists.ends)
         self.scores = np.ascontiguousarray(lists.scores.T)
         self.users, self.items = lists.users, np.ascontiguousarray(lists.items.T, np.float32)
         self.closed = None
@@ -184,8 +92,8 @@ class _Part:
             self.closed = np.where(lists.available.T, np.float32(0.0), np.float32(-np.inf))
 
     def for_everybody(self, weights: Float64) -> tuple[float, Float64]:
-        """Return the loss of weights that are the same for everybody, and its gradient."""
-        value, gradient = self.loss(weights.astype(np.float32) @ self.scores)
+        """Return the convex loss of weights that are the same for everybody, and its gradient."""
+        value, gradient = self.convex(weights.astype(np.float32) @ self.scores)
         return value, (self.scores @ gradient).astype(np.float64)
 
     def linear(self, theta: Float64) -> tuple[float, Float64]:
@@ -193,8 +101,8 @@ class _Part:
         value, gradient = self.loss((self._of_users(theta) * self.scores).sum(axis=0))
         return value, self._to_users(self.scores * gradient)
 
-    def softmax(self, theta: Float64, phi: Float64, scale: float) -> tuple[float, Float64, Float64, float]:
-        """Return the loss of a gate and its gradients; that for the scale is by its logarithm."""
+    def softmax(self, theta: Float64, phi: Float64, scale: float) -> tuple[float, Float64, Float64]:
+        """Return the loss of a gate and its gradients."""
         gate = self._of_users(theta)
         gate += phi.astype(np.float32) @ self.items
         if self.closed is not None:
@@ -208,7 +116,7 @@ class _Part:
         to_logits = self.scores - mixed
         to_logits *= gate
         to_logits *= gradient
-        return value, self._to_users(to_logits), to_logits @ self.items.T, float(gradient @ mixed)
+        return value, self._to_users(to_logits), to_logits @ self.items.T
 
     def _of_users(self, theta: Float64) -> Float32:
         """Return weights or logits for every entry, by its user's state."""
@@ -222,33 +130,70 @@ class _Part:
 class _Trainer:
     """Lists of scaled states in parts, and minimization of a loss that is summed over them."""
 
-    def __init__(self, lists: Lists, focus: float, threads: int | None) -> None:
-        parts = [lists.part(first, last) for first, last in pairwise(lists.bounds(_PART_ENTRIES))]
-        self.parts = [_Part(part, Loss(part, focus, whole=lists)) for part in parts]
+    def __init__(self, lists: Lists, cutoff: int, threads: int | None) -> None:
+        self.parts = [
+            _Part(lists.part(first, last), lists, cutoff) for first, last in pairwise(lists.bounds(_PART_ENTRIES))
+        ]
+        self.ranking = lists.targets is None
         self.threads = int(_backends.show_config()["threads"]) if threads is None else threads
 
     def minimize(self, evaluate: Callable[[Float64, Callable[..., Any]], tuple[float, Float64]], start: Float64) -> Any:
         """Return what L-BFGS finds; ``evaluate`` is given a function that sums a method's answers over all parts."""
         with ThreadPoolExecutor(self.threads) as pool:
 
-            def total(method: Callable[..., tuple[Any, ...]], *arguments: Any) -> list[Any]:
+            def total(method: Method, *arguments: Any) -> list[Any]:
                 # In the order of the parts, so that the sum does not depend on the threads.
                 answers = pool.map(lambda part: method(part, *arguments), self.parts)
                 return [sum(column) for column in zip(*answers, strict=True)]
 
             found = scipy.optimize.minimize(
-                lambda x: evaluate(x, total), start, jac=True, method="L-BFGS-B", options=_UNTIL
-            )
-        return found.x
+                lambda x: evaluate(x.reshape(start.shape), total),
+                start.ravel(), jac=True, method="L-BFGS-B", options=_UNTIL,
+            )  # fmt: skip
+        return found.x.reshape(start.shape)
 
     def initial_weights(self) -> Float64:
-        """Return weights that are the same for everybody: the start, and what the others are drawn to."""
+        """Return weights that are the same for everybody: the start, and the scale."""
 
         def evaluate(weights: Float64, total: Callable[..., Any]) -> tuple[float, Float64]:
             value, gradient = total(_Part.for_everybody, weights)
             return value + _SLIGHT * float(weights @ weights), gradient + 2 * _SLIGHT * weights
 
         return np.asarray(self.minimize(evaluate, np.full(len(self.parts[0].scores), 0.3)))
+
+    def linear(self, penalty: Float64) -> Float64:
+        """Return weights that are linear in the states; infinite penalties, shape (components, state), rule out."""
+        weights = self.initial_weights()
+        length = float(np.linalg.norm(weights)) if self.ranking else 0.0
+        start, free = np.zeros(penalty.shape), np.isfinite(penalty)
+        start[:, 0] = weights
+        penalty = np.where(free, penalty, 0.0)
+
+        def evaluate(theta: Float64, total: Callable[..., Any]) -> tuple[float, Float64]:
+            at = _of_length(theta, length)
+            value, gradient = total(_Part.linear, at)
+            gradient = np.where(free, gradient + 2 * penalty * at, 0.0)
+            return value + float((penalty * at**2).sum()), _along(gradient, theta, length).ravel()
+
+        return _of_length(self.minimize(evaluate, start), length)
+
+
+def _of_length(theta: Float64, length: float) -> Float64:
+    """Scale weights so that those for everybody, the first column, have this length; 0 leaves them as they are.
+
+    Lists have an order at any scale. What makes them orderly is a loss that would rather have an endless one.
+    """
+    return theta * (length / np.linalg.norm(theta[:, 0])) if length > 0 else theta
+
+
+def _along(gradient: Float64, theta: Float64, length: float) -> Float64:
+    """Return the gradient with respect to ``theta`` from that with respect to ``_of_length(theta, length)``."""
+    if length <= 0:
+        return gradient
+    norm = np.linalg.norm(theta[:, 0])
+    back = gradient * (length / norm)
+    back[:, 0] -= theta[:, 0] * ((back * theta).sum() / norm**2)
+    return np.asarray(back)
 
 
 @dataclass
@@ -300,55 +245,51 @@ class Attention:
 
 
 def train_linear(
-    lists: Lists, *, strength: float, focus: float = 0.0, state: bool = True, threads: int | None = None
+    lists: Lists, *, strength: float, cutoff: int = 20, state: bool = True, threads: int | None = None
 ) -> Attention:
     """Learn weights that are linear in the user's state (without ``state``, the same for everybody).
 
-    ``strength`` times the squares of what departs from the same for everybody is added to the loss, which is convex
-    where ``focus`` is 0.
+    ``strength`` times the squares of what departs from the same for everybody is added to the loss.
     """
-    components, width = lists.scores.shape[1], lists.users.shape[1]
+    components, width, depth = lists.scores.shape[1], lists.users.shape[1], lists.items.shape[1]
     users = Scaling.of(lists.users)
-    trainer = _Trainer(replace(lists, users=users.apply(lists.users)), focus, threads)
-    theta = np.zeros((components, width))
-    theta[:, 0] = trainer.initial_weights()
+    trainer = _Trainer(replace(lists, users=users.apply(lists.users)), cutoff, threads)
+    theta = trainer.linear(_penalty(components, width, strength if state else np.inf))
+    return Attention("linear", theta, np.zeros((components, depth)), users=users)
+
+
+def _penalty(components: int, width: int, strength: float) -> Float64:
+    """Return a ridge for each weight, slight for what is the same for everybody."""
     penalty = np.full((components, width), strength)
     penalty[:, 0] = _SLIGHT
-
-    def evaluate(flat: Float64, total: Callable[..., Any]) -> tuple[float, Float64]:
-        found = flat.reshape(theta.shape)
-        value, gradient = total(_Part.linear, found)
-        return value + float((penalty * found**2).sum()), (gradient + 2 * penalty * found).ravel()
-
-    if state:
-        theta = trainer.minimize(evaluate, theta.ravel()).reshape(theta.shape)
-    return Attention("linear", theta, np.zeros((components, lists.items.shape[1])), users=users)
+    return penalty
 
 
-def train_softmax(lists: Lists, *, strength: float, focus: float = 0.0, threads: int | None = None) -> Attention:
+def train_softmax(lists: Lists, *, strength: float, cutoff: int = 20, threads: int | None = None) -> Attention:
     """Learn a softmax gate on the states of user and item, from the weights that are best for everybody."""
     components, width, depth = lists.scores.shape[1], lists.users.shape[1], lists.items.shape[1]
     users, items = Scaling.of(lists.users), Scaling.of(lists.items)
     scaled_items = items.apply(lists.items)
     scaled_items[:, 0] = 0.0  # the user's 1 is enough
-    trainer = _Trainer(replace(lists, users=users.apply(lists.users), items=scaled_items), focus, threads)
-    weights = np.maximum(trainer.initial_weights(), 0.02)
-    start = np.zeros(components * (width + depth) + 1)
+    trainer = _Trainer(replace(lists, users=users.apply(lists.users), items=scaled_items), cutoff, threads)
+    weights = trainer.linear(_penalty(components, width, np.inf))[:, 0]
+    length = max(float(np.linalg.norm(weights)), 1e-3)
+    weights = np.maximum(weights, _LEAST_WEIGHT * length)
+    scale = max(float(weights.sum()), length)
+    start = np.zeros(components * (width + depth))
     start[: components * width : width] = np.log(weights / weights.sum())
-    start[-1] = np.log(weights.sum())
-    penalty = np.full(len(start), strength)
-    penalty[: components * width : width] = penalty[-1] = _SLIGHT
+    penalty = np.concatenate([_penalty(components, width, strength).ravel(), np.full(components * depth, strength)])
 
-    def split(flat: Float64) -> tuple[Float64, Float64, float]:
-        theta, phi = flat[: components * width], flat[components * width : -1]
-        return theta.reshape(components, width), phi.reshape(components, depth), float(np.exp(flat[-1]))
+    def split(flat: Float64) -> tuple[Float64, Float64]:
+        theta, phi = flat[: components * width], flat[components * width :]
+        return theta.reshape(components, width), phi.reshape(components, depth)
 
     def evaluate(flat: Float64, total: Callable[..., Any]) -> tuple[float, Float64]:
-        value, *gradients = total(_Part.softmax, *split(flat))
+        value, *gradients = total(_Part.softmax, *split(flat), scale)
         gradient = np.concatenate([np.ravel(part) for part in gradients])
         return value + float(penalty @ flat**2), gradient + 2 * penalty * flat
 
-    theta, phi, scale = split(trainer.minimize(evaluate, start))
+    theta, phi = split(trainer.minimize(evaluate, start))
     phi[:, 0] = 0.0
     return Attention("softmax", theta, phi, scale, users, items)
 

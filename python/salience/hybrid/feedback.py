@@ -44,6 +44,8 @@ class Feedback:
         Share by which a user's offset shrinks with each event of the user.
     negatives : int
         Items drawn at random that an event's item is compared with.
+    focus : float
+        From 0 to 1: how much less what was chosen from far down the ranking teaches.
     examination : float
         An item shown at position p is taken to have been looked at with probability ``p ** -examination``.
     clip : float
@@ -62,6 +64,7 @@ class Feedback:
     user_rate: float = 0.3
     pull: float = 0.01
     negatives: int = 200
+    focus: float = 0.25
     examination: float = 1.0
     clip: float = 10.0
     refresh: float | None = 0.01
@@ -74,6 +77,7 @@ class Feedback:
             name: _arrays.real(getattr(self, name), argument=name) for name in ("rate", "user_rate", "examination")
         }
         found["pull"] = _arrays.share(self.pull, argument="pull")
+        found["focus"] = _arrays.share(self.focus, argument="focus")
         found["negatives"] = _arrays.whole(self.negatives, argument="negatives", least=1)
         found["clip"] = _arrays.real(self.clip, argument="clip")
         if found["clip"] < 1:

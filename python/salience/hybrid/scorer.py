@@ -17,7 +17,6 @@ from salience import _arrays, _backends
 from salience.hybrid._features import unit
 from salience.hybrid.attention import (
     Attention,
-    Lists,
     item_state,
     train_linear,
     train_softmax,
@@ -27,6 +26,7 @@ from salience.hybrid.components import Collaborative, Component, Content, Prior,
 from salience.hybrid.events import EventLog, Events, as_events
 from salience.hybrid.explanation import HybridExplanation, explain
 from salience.hybrid.feedback import Absorption, Feedback, Live, Observed, lesson
+from salience.hybrid.losses import Lists
 from salience.interactions import IdMap, Interactions, as_interactions, clean_ids
 from salience.models import Float32, RankingModel, Recommendations, by_user
 from salience.similarity import Index
@@ -150,8 +150,8 @@ class HybridScorer(RankingModel):
         Users a round that attention is trained on.
     strength : float
         Ridge on what departs from weights that are the same for everybody.
-    focus : float
-        From 0, cross-entropy, to 1: how much less held-out items far down the ranking count in training.
+    cutoff : int
+        Length of the lists whose recall attention is trained for; not used for ratings.
     feedback : Feedback, optional
         How :meth:`observe` learns.
     seed : int
@@ -189,8 +189,8 @@ class HybridScorer(RankingModel):
         held_out_by: Literal["chance", "time"] = "chance",
         rounds: int = 2,
         most_users: int = 1000,
-        strength: float = 1e-4,
-        focus: float = 0.25,
+        strength: float = 3e-4,
+        cutoff: int = 20,
         feedback: Feedback | None = None,
         seed: int = 0,
         threads: int | None = None,
@@ -234,7 +234,7 @@ class HybridScorer(RankingModel):
         self.rounds = _arrays.whole(rounds, argument="rounds", least=1, most=max(1, parts))
         self.most_users = _arrays.whole(most_users, argument="most_users", least=1)
         self.strength = _arrays.real(strength, argument="strength")
-        self.focus = _arrays.share(focus, argument="focus")
+        self.cutoff = _arrays.whole(cutoff, argument="cutoff", least=1)
         if feedback is not None and not isinstance(feedback, Feedback):
             raise TypeError(f"feedback: {_arrays.describe(feedback)}; expected Feedback")
         self.feedback = Feedback() if feedback is None else feedback
@@ -327,9 +327,11 @@ class HybridScorer(RankingModel):
             report(number + 1)
         lists = Lists.joined(parts)
         if self.attention_kind == "softmax":
-            return train_softmax(lists, strength=self.strength, focus=self.focus, threads=self.threads)
+            return train_softmax(lists, strength=self.strength, cutoff=self.cutoff, threads=self.threads)
         stateful = self.attention_kind == "linear"
-        attention = train_linear(lists, strength=self.strength, focus=self.focus, state=stateful, threads=self.threads)
+        attention = train_linear(
+            lists, strength=self.strength, cutoff=self.cutoff, state=stateful, threads=self.threads
+        )
         attention.kind = self.attention_kind
         return attention
 
@@ -489,7 +491,7 @@ class HybridScorer(RankingModel):
         step = lesson(
             self.attention_, audience.weights[0], self._parts.standardized_items(audience.voices, items),
             self._serving.factor[items].astype(np.float64), competing, value,
-            focus=self.focus, rating=self.objective == "rating",
+            focus=self.feedback.focus, rating=self.objective == "rating",
         )  # fmt: skip
         return step, self.attention_.users.apply(audience.state)[0]
 
