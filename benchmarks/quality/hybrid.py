@@ -40,7 +40,7 @@ FIXED = {
     "gowalla": (0.232, 0.035, 0.01, 0.392),
 }
 DRAWS = 80
-ATTENTION: dict[str, Any] = {"rounds": 5, "most_users": 10_000}  # of the articles
+ATTENTION: dict[str, Any] = {"rounds": 5, "most_users": 10_000, "cutoff": 100}  # of the articles
 
 
 def articles() -> list:

@@ -12,9 +12,10 @@ from salience import ALS, EASE, Collaborative, Content, History, HybridScorer, I
 from salience.datasets import synthetic
 from salience.evaluation import evaluate, splits
 from salience.hybrid import Component, attention
+from salience.hybrid import scorer as scoring
 from salience.hybrid.attention import Attention, Scaling, train_linear, train_softmax
 from salience.hybrid.losses import CrossEntropy, Lists, MissedAtTheTop
-from salience.hybrid.scorer import Moments, held_out_lists
+from salience.hybrid.scorer import Moments, _competing, held_out_lists
 
 KINDS = ("linear", "softmax", "fixed")
 
@@ -130,6 +131,27 @@ def test_attention_never_hears_a_component_on_what_it_has_seen(catalogue):
     share = np.abs(model.attention(data.users)[:, 0])
     honest = np.abs(model.attention(data.users)[:, 1:]).sum(axis=1)
     assert share.mean() < honest.mean()
+
+
+def test_lists_of_users_with_many_held_out_items_take_some_of_them(catalogue, monkeypatch):
+    data, features = catalogue
+    mask = np.random.default_rng(1).random(len(data)) < 0.5
+    held_out = data.select(mask)
+    fitted = HybridScorer([Content(features), Prior()], attention="linear")._fitted(data.select(~mask))
+    monkeypatch.setattr(scoring, "_HELD_OUT", 3)
+    drawn = []
+    monkeypatch.setattr(scoring, "_competing", lambda *given: drawn.append(_competing(*given)) or drawn[-1])
+    lists = held_out_lists(fitted, held_out, 1000, 0)
+    sizes = np.diff(held_out.matrix.indptr)
+    users = np.flatnonzero(sizes)
+    assert sizes.max() > 3
+    assert np.array_equal(lists.held_out, np.minimum(sizes[users], 3))
+    for user, (items, _, log_weights, count) in zip(users, drawn, strict=True):
+        wanted, known = held_out.matrix[[user]].indices, fitted.data.matrix[[user]].indices
+        assert np.isin(items[:count], wanted).all()
+        assert not np.isin(items[count:], [*wanted, *known]).any()
+        assert (log_weights[:count] == 0).all()
+        assert len(np.unique(items)) == len(items) == len(log_weights)
 
 
 def test_components_are_fitted_anew_for_every_round(catalogue):

@@ -41,6 +41,7 @@ Rows = npt.NDArray[np.int64]
 _BATCH_SCORES = 1 << 25  # of all components for all items that are held at once, in training
 _SERVED = 4096  # users whose sparse scores are held at once
 _TOP, _UNIFORM = 100, 400  # competitors of held-out items: the best of each component, and others
+_HELD_OUT = 500  # of a user's held-out items, drawn at random: training compares each with the whole list
 _SMALLEST_DEVIATION = 1e-6  # relative to the scores: below, it is rounding
 _DAMPING = 5.0  # of the biases that ratings are relative to, in ratings
 
@@ -853,9 +854,9 @@ def held_out_lists(fitted: _Fitted, held_out: Interactions, most_users: int, see
         chosen = slice(start, start + batch)
         scores = fitted.standardized(voices, chosen)
         for n, user in enumerate(users[chosen]):
-            items, targets, log_weights = draw(held_out.matrix[[user]], histories[[start + n]], scores[n], random)
+            found = draw(held_out.matrix[[user]], histories[[start + n]], scores[n], random)
+            items, targets, log_weights, count = found
             available = fitted.item_available[items] & user_available[start + n]
-            count = held_out.matrix.indptr[user + 1] - held_out.matrix.indptr[user]
             parts.append((scores[n, items], available, states[items], targets, log_weights, len(items), count))
     columns = list(zip(*parts, strict=True))
     return Lists(
@@ -865,15 +866,19 @@ def held_out_lists(fitted: _Fitted, held_out: Interactions, most_users: int, see
     )  # fmt: skip
 
 
-def _rated(held_out: Any, history: Any, scores: Float32, random: Any) -> tuple[Any, Any, Float32]:
+def _rated(held_out: Any, history: Any, scores: Float32, random: Any) -> tuple[Any, Any, Float32, int]:
     """Take the held-out ratings themselves."""
     del history, scores, random
-    return held_out.indices, held_out.data, np.zeros(held_out.nnz, np.float32)
+    return held_out.indices, held_out.data, np.zeros(held_out.nnz, np.float32), held_out.nnz
 
 
-def _competing(held_out: Any, history: Any, scores: Float32, random: np.random.Generator) -> tuple[Any, Any, Float32]:
+def _competing(
+    held_out: Any, history: Any, scores: Float32, random: np.random.Generator
+) -> tuple[Any, Any, Float32, int]:
     """Take held-out items, the best other items of each component, and a weighted sample of the rest."""
-    items = len(scores)
+    items, wanted = len(scores), held_out.indices
+    if len(wanted) > _HELD_OUT:
+        wanted = random.choice(wanted, _HELD_OUT, replace=False)
     taken = np.zeros(items, bool)
     taken[history.indices] = taken[held_out.indices] = True
     reach = min(_TOP, items)
@@ -883,10 +888,10 @@ def _competing(held_out: Any, history: Any, scores: Float32, random: np.random.G
     sample = np.unique(random.integers(0, items, _UNIFORM))
     sample = sample[~taken[sample]]
     rest = items - np.count_nonzero(taken)
-    log_weights = np.zeros(held_out.nnz + len(best) + len(sample), np.float32)
+    log_weights = np.zeros(len(wanted) + len(best) + len(sample), np.float32)
     if len(sample):
         log_weights[-len(sample) :] = np.log(rest / len(sample))
-    return np.concatenate([held_out.indices, best, sample]), None, log_weights
+    return np.concatenate([wanted, best, sample]), None, log_weights, len(wanted)
 
 
 class _Request(NamedTuple):
