@@ -69,6 +69,7 @@ inline Path path_of(const std::string& name) {
   if (name == "auto") return Path::automatic;
   if (name == "exact") return Path::exact;
   if (name == "rows") return Path::rows;
+  if (name == "bytes") return Path::bytes;
   if (name == "panels") return Path::panels;
   throw py::value_error("path: '" + name + "'; expected 'auto', 'exact', 'rows' or 'panels'");
 }
