@@ -210,29 +210,28 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
       stored && (path_ == Path::panels || catalogue_.blocks() * elements * 2 > kCachedBytes);
   blocks_.assign(static_cast<size_t>(blocks), {});
   PackedMemory memory(stored ? 32 : elements);
-  PackedMemory byte_memory(path_ == Path::bytes && request_.bytes.empty() ? elements / 2 : 32);
   PackedBlock scratch;
-  std::vector<ByteBlock> byte_scratch;
-  if (path_ == Path::bytes && request_.bytes.empty()) byte_scratch.resize(static_cast<size_t>(blocks));
   if (stored && path_ == Path::panels) bootstrap(blocks, step);
   for (int64_t n = 0, at = 0; n < blocks && !worker.should_stop(); ++n) {
     const int64_t following = (at + step) % blocks, block = begin + at;
     if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
     const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(block)] : scratch;
-    const ByteBlock* bytes = nullptr;
-    if (path_ == Path::bytes && request_.bytes.empty()) {
-      ByteBlock& made = byte_scratch[static_cast<size_t>(at)];
-      pack_bytes(catalogue_, block, packed, rows_, reinterpret_cast<int8_t*>(byte_memory.data()), made);
-      bytes = &made;
-    } else if (path_ == Path::bytes) {
-      bytes = request_.bytes[static_cast<size_t>(block)];
-    }
+    const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(block, packed) : nullptr;
     blocks_[static_cast<size_t>(at)] =
         bytes ? Scanned{bytes->encoded, bytes->scales.data()} : Scanned{packed.encoded, nullptr};
     screen_block(block, packed, bytes, prefetch && n + 1 < blocks ? stored_data(begin + following) : nullptr);
     if (crowded_) widen();
     at = following;
   }
+}
+
+// The block in 8 bits: the one that is there already, or one that is made now.
+const ByteBlock& GroupScan::bytes_of(int64_t block, const PackedBlock& packed) {
+  if (!request_.bytes.empty()) return *request_.bytes[static_cast<size_t>(block)];
+  made_bytes_.resize(static_cast<size_t>(kBlockRows * catalogue_.depth()));
+  made_blocks_.push_back(std::make_unique<ByteBlock>());
+  pack_bytes(catalogue_, block, packed, rows_, made_bytes_.data(), *made_blocks_.back());
+  return *made_blocks_.back();
 }
 
 // What the scan will read of a block that is packed already.
@@ -377,10 +376,8 @@ void GroupScan::probe(double* values, double* errors, double* offsets, double* n
   const TileRegisters registers;
   encode_queries();
   const int64_t blocks = catalogue_.blocks(), items = catalogue_.rows;
-  PackedMemory memory(kBlockRows * catalogue_.depth()), byte_memory(kBlockRows * catalogue_.depth());
+  PackedMemory memory(kBlockRows * catalogue_.depth());
   PackedBlock packed;
-  ByteBlock made;
-  const ByteBlock* const bytes = path_ == Path::bytes ? &made : nullptr;
   for (int64_t q = 0; q < count_; ++q) {
     offsets[q] = queries_[static_cast<size_t>(q)].offset;
     norms[q] = queries_[static_cast<size_t>(q)].encoded.norm;
@@ -389,8 +386,7 @@ void GroupScan::probe(double* values, double* errors, double* offsets, double* n
   std::fill(errors, errors + count_ * items, ScreeningBound::kInfinity);
   for (int64_t block = 0; block < blocks; ++block) {
     pack_block(catalogue_, block, rows_, memory.data(), packed);
-    if (bytes)
-      pack_bytes(catalogue_, block, packed, rows_, reinterpret_cast<int8_t*>(byte_memory.data()), made);
+    const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(block, packed) : nullptr;
     for (int64_t first = 0; first < count_; first += panel_lanes_) {
       const int64_t lanes = std::min(panel_lanes_, count_ - first);
       set_thresholds(first, block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <vector>
 
 #include "cpu/canonical_queries.h"
@@ -133,6 +134,7 @@ class GroupScan {
   void screen(int64_t begin, int64_t end, Worker& worker);
   void bootstrap(int64_t blocks, int64_t step);
   void bootstrap_panel(int64_t first, const std::vector<int64_t>& sample, int64_t spare);
+  const ByteBlock& bytes_of(int64_t block, const PackedBlock& packed);
   const void* stored_data(int64_t block) const;
   void screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes, const void* next);
   bool set_thresholds(int64_t first, int64_t block, const Encoded& encoded, bool scaled);
@@ -173,7 +175,9 @@ class GroupScan {
   CanonicalQueries gates_;
   std::vector<Query> queries_;
   std::vector<Reservoir<Key>> best_;
-  std::vector<Scanned> blocks_;  // of the range
+  std::vector<Scanned> blocks_;                          // of the range
+  std::vector<std::unique_ptr<ByteBlock>> made_blocks_;  // where the request has none
+  std::vector<int8_t> made_bytes_;                       // of the last of them
   Path path_;
   bool crowded_ = false;  // 8 bits leave too many survivors
 

@@ -17,8 +17,8 @@ constexpr int64_t kRangesPerThread = 4;
 constexpr int64_t kLeastGroup = 64;
 constexpr int64_t kLeastBlocks = 16;             // of a range: below this a unit is all overhead
 constexpr int64_t kReservoirBytes = 64ll << 20;  // of one worker
-constexpr int64_t kLeastHalved = 8 << 20;        // bytes of a scan that are worth halving
-constexpr int64_t kMostByteColumns = 1 << 17;    // 32767 times 127 sqrt(columns) stays below 2^31
+constexpr int64_t kLeastHalved = 2 << 20;  // of a 16-bit copy: smaller ones stay in the second-level cache
+constexpr int64_t kMostByteColumns = 1 << 17;  // 32767 times 127 sqrt(columns) stays below 2^31
 
 // The choice among the kernels, by shape. Packing a row for the scan costs about as much as scoring it
 // canonically twice.

@@ -30,7 +30,7 @@ def check(index, rows, present, k=7):
     if k == 0:
         return
     expected = reference.topk(q, rows.astype(np.float32), k, index.metric, excluded)
-    for path in ("auto", "rows", "panels"):
+    for path in ("auto", "rows", "bytes", "panels"):
         found = index._state.search(q, k, None, None, 2, path)
         assert np.array_equal(found[0], expected[0])
         assert found[1].tobytes() == expected[1].tobytes()
@@ -85,8 +85,8 @@ def test_save_and_load(tmp_path, metric, dtype, mapped):
     path = tmp_path / "items.index"
     index.save(path)
     loaded = salience.Index.load(path, mapped=mapped)
-    check(loaded, rows, present)
     assert loaded.nbytes == index.nbytes
+    check(loaded, rows, present)
     # What was mapped can be changed: the change is in memory, the file stays.
     before = path.read_bytes()
     loaded.update([5], rows[:1])
