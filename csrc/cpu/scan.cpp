@@ -206,8 +206,8 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
   const int64_t blocks = end - begin, step = coprime_step(blocks), elements = kBlockRows * catalogue_.depth();
   const bool stored = !catalogue_.packed.empty();
   // A matrix-vector product of what the last-level cache holds does better without prefetches.
-  const bool prefetch =
-      stored && (path_ == Path::panels || catalogue_.blocks() * elements * 2 > kCachedBytes);
+  const int64_t read = catalogue_.blocks() * elements * (path_ == Path::bytes ? 1 : 2);
+  const bool prefetch = stored && (path_ == Path::panels || read > kCachedBytes);
   blocks_.assign(static_cast<size_t>(blocks), {});
   PackedMemory memory(stored ? 32 : elements);
   PackedBlock scratch;

@@ -18,10 +18,12 @@ constexpr int64_t kLeastGroup = 64;
 constexpr int64_t kLeastBlocks = 16;             // of a range: below this a unit is all overhead
 constexpr int64_t kReservoirBytes = 64ll << 20;  // of one worker
 constexpr int64_t kLeastHalved = 2 << 20;  // of a 16-bit copy: smaller ones stay in the second-level cache
+constexpr int64_t kLeastByteColumns = 32;
 constexpr int64_t kMostByteColumns = 1 << 17;  // 32767 times 127 sqrt(columns) stays below 2^31
 
 // The choice among the kernels, by shape. Packing a row for the scan costs about as much as scoring it
-// canonically twice.
+// canonically twice. 8 bits (`bytes`: whether there is a copy) halve what is read and cost more to multiply:
+// they pay where rows come from beyond the second-level cache and are long enough for so many queries.
 Path choose_path(const Catalogue& catalogue, int64_t queries, int64_t k, bool bytes) {
   const bool packed = !catalogue.packed.empty();
   const double products = static_cast<double>(queries) * static_cast<double>(catalogue.rows) *
@@ -29,7 +31,9 @@ Path choose_path(const Catalogue& catalogue, int64_t queries, int64_t k, bool by
   if (8 * k >= catalogue.rows || products < 1e5) return Path::exact;
   if (!packed && (queries <= 2 || products < 1e6)) return Path::exact;
   if (queries > kFewQueries) return Path::panels;
-  return bytes && 2 * catalogue.rows * catalogue.depth() > kLeastHalved ? Path::bytes : Path::rows;
+  const bool halved = bytes && 2 * catalogue.rows * catalogue.depth() > kLeastHalved &&
+                      catalogue.columns >= kLeastByteColumns * queries;
+  return halved ? Path::bytes : Path::rows;
 }
 
 void sort_exclusions(const Csr& exclude, std::vector<int32_t>& sorted) {
