@@ -69,8 +69,9 @@ inline Path path_of(const std::string& name) {
   if (name == "auto") return Path::automatic;
   if (name == "exact") return Path::exact;
   if (name == "rows") return Path::rows;
+  if (name == "bytes") return Path::bytes;
   if (name == "panels") return Path::panels;
-  throw py::value_error("path: '" + name + "'; expected 'auto', 'exact', 'rows' or 'panels'");
+  throw py::value_error("path: '" + name + "'; expected 'auto', 'exact', 'rows', 'bytes' or 'panels'");
 }
 
 inline bool interrupted() {

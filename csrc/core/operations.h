@@ -40,6 +40,7 @@ enum class Path {
   automatic,  // chosen by shape
   exact,      // score everything canonically: tiny problems, k near n
   rows,       // 16-bit matrix-vector products: a few queries
+  bytes,      // 8-bit matrix-vector products: a few queries of many items (CPU)
   panels,     // 16-bit matrix products: many
 };
 

@@ -1,4 +1,5 @@
-// How far a 16-bit inner product may lie from the exact one: the theorem that makes the fast scan exact.
+// How far an inner product in 16 or 8 bits may lie from the exact one: the theorem that makes the fast scan
+// exact.
 //
 // What is scanned. The scan ranks items by a screened value S that orders them as the score does:
 //   dot:        S = q.(x - c)                       score = S + q.c
@@ -8,7 +9,9 @@
 // the query's vector (q, u or p) and z the item's (x - c or x/|x| - c).
 //
 // What is stored. v = s v^ + r and z = t z^ + w with v^, z^ of 16 bits, and scales s, t; a query has its
-// own scale, a block of items shares one. Encoding measures |r| and |w|, it does not assume them.
+// own scale, a block of items shares one. Encoding measures |r| and |w|, it does not assume them. Items of
+// 8 bits meet queries of 16, in fixed point; each has a share f of its block's scale, 2^-40 <= f <= 1, and a
+// residual of at most f times what the block states.
 //
 // Bound. v.z - s t v^.z^ = r.z + s v^.w, so by Cauchy and Schwarz
 //   |v.z - s t v^.z^| <= |r||z| + (|v| + |r|)|w|.
@@ -18,6 +21,11 @@
 //   bfloat16:    products are exact in fp32; at most d + 2 additions, each off by at most 2^-23 (twice
 //                rounding to nearest, which covers hardware that truncates), g = 1.01 (d + 2) 2^-23.
 //                Underflow loses d 2^-126 of vectors of norm 1/2 to 1: less than the next term;
+//   8 bits:      sums of integers are exact; the kernel computes (a + l) f in fp32, where l is what the
+//                block's residual adds to e, so that one comparison serves rows of every scale, and l f is
+//                taken back where a value is used. Four roundings, with that of a Euclidean difference, by
+//                2^-24 of |v^||z^| + l each; l is at most 1.01 (|v| + |r|)|w| in these units: g = 2^-20.
+//                What underflow loses is below 2^-140, where g |v^||z^| is above 1 in these units;
 //   half (GPUs): see cuda/packed.h.
 // The canonical score itself is rounded: its float64 total, the centre's part and the weights by less
 // than 2^-40 (|v||z| + |v||c|), its fp32 value by 2^-24 of it or 2^-150. Euclidean sums round a few
@@ -39,7 +47,7 @@
 
 namespace salience {
 
-// Vectors in 16 bits: for a block of items the largest norm and residual.
+// Encoded vectors: for a block of items the largest norm and residual.
 struct Encoded {
   double scale = 1.0;     // of one stored unit
   double norm = 0.0;      // >= |z|

@@ -14,6 +14,8 @@ namespace {
 constexpr double kLargestNorm = 1e150;          // the square is finite in float64; fp32 rows stay far below
 constexpr double kRoundedUp = 1.0 + 0x1.0p-40;  // over the rounding of sums in float64
 constexpr double kFullScale = 32766.0;          // fixed point: one less than the largest, for rounding
+constexpr double kLargestByte = 127.0;
+constexpr double kLeastScale = 0x1.0p-40;  // of a row, in its block's: sums keep clear of fp32's underflow
 constexpr int64_t kLargePage = 2 << 20;
 
 int64_t element_bytes(ElementType type) { return type == ElementType::float32 ? 4 : 2; }
@@ -99,13 +101,13 @@ void set_centre_norm(Catalogue& catalogue) {
       kRoundedUp * std::sqrt(std::inner_product(centre.begin(), centre.end(), centre.begin(), 0.0));
 }
 
-bool choose_scale(double squared_norm, Encoded& encoded) {
+bool choose_scale(double squared_norm, Encoding encoding, Encoded& encoded) {
   const double norm = std::sqrt(squared_norm) * kRoundedUp;
   if (!(norm < kLargestNorm)) return false;
   encoded.norm = norm;
   if (norm == 0.0) {
     encoded.scale = 1.0;
-  } else if (kernels().encoding == Encoding::fixed_point) {
+  } else if (encoding == Encoding::fixed_point) {
     encoded.scale = norm / kFullScale;
   } else {
     encoded.scale = std::ldexp(1.0, std::ilogb(norm) + 1);
@@ -129,7 +131,7 @@ void pack_block(const Catalogue& catalogue, int64_t block, FloatRows& memory, ui
   double largest = 0.0;
   for (int64_t r = 0; r < count; ++r) {
     Encoded row;
-    if (choose_scale(squares[r], row)) {
+    if (choose_scale(squares[r], catalogue.encoding, row)) {
       largest = std::max(largest, squares[r]);
     } else {
       packed.irregular.push_back(static_cast<uint16_t>(r));
@@ -137,7 +139,7 @@ void pack_block(const Catalogue& catalogue, int64_t block, FloatRows& memory, ui
       squares[r] = 0.0;
     }
   }
-  choose_scale(largest, packed.encoded);
+  choose_scale(largest, catalogue.encoding, packed.encoded);
   if (catalogue.metric == Metric::euclidean) {
     packed.terms.assign(kBlockRows, 0.0f);
     const double unit = largest > 0.0 ? 0.5 / (packed.encoded.norm * packed.encoded.norm) : 0.0;
@@ -149,6 +151,34 @@ void pack_block(const Catalogue& catalogue, int64_t block, FloatRows& memory, ui
   std::fill(data + count * depth, data + kBlockRows * depth, uint16_t{0});
   packed.encoded.residual =
       std::sqrt(*std::max_element(squares, squares + count)) * packed.encoded.scale * kRoundedUp;
+}
+
+void pack_bytes(const Catalogue& catalogue, int64_t block, const PackedBlock& packed, FloatRows& memory,
+                int8_t* data, ByteBlock& bytes) {
+  const int64_t count = catalogue.block_rows(block), depth = catalogue.depth();
+  const float* const* rows = memory.block(catalogue, block);
+  double weights[kBlockRows], squares[kBlockRows], inverse_steps[kBlockRows];
+  for (int64_t r = 0; r < count; ++r) weights[r] = weight_of(catalogue.metric, rows[r], catalogue.columns);
+  for (const uint16_t r : packed.irregular) weights[r] = std::nan("");
+  const EncodeArguments arguments{
+      rows, weights, catalogue.centre.data(), count, catalogue.columns, depth, 1.0, nullptr, squares};
+  kernels().largest_squares(arguments);
+  const double largest = std::sqrt(*std::max_element(squares, squares + count));
+
+  bytes.data = data;
+  bytes.encoded.scale = largest > 0.0 ? largest / kLargestByte : 1.0;
+  bytes.encoded.norm = packed.encoded.norm;
+  bytes.scales.assign(kBlockRows, 1.0f);
+  for (int64_t r = 0; r < count; ++r) {
+    const double step = std::sqrt(squares[r]) / kLargestByte / bytes.encoded.scale;
+    const float scale = static_cast<float>(std::max(step, kLeastScale));
+    bytes.scales[static_cast<size_t>(r)] = scale;
+    inverse_steps[r] = 1.0 / (bytes.encoded.scale * static_cast<double>(scale));
+  }
+  kernels().encode_bytes({arguments, inverse_steps, data});
+  std::fill(data + count * depth, data + kBlockRows * depth, int8_t{0});
+  bytes.encoded.residual =
+      std::sqrt(*std::max_element(squares, squares + count)) * bytes.encoded.scale * kRoundedUp;
 }
 
 PackedMemory::PackedMemory(int64_t elements) {

@@ -19,6 +19,14 @@ struct PackedBlock {
   std::vector<uint16_t> irregular;  // rows that are not finite: stored as zeros, always scored exactly
 };
 
+// The same rows in 8 bits, each with a scale of its own, for when reading them is what a search waits for.
+// `data` is borrowed.
+struct ByteBlock {
+  const int8_t* data = nullptr;
+  Encoded encoded;            // of the row with the largest scale: others are off by less, as is their scale
+  std::vector<float> scales;  // kBlockRows of them, in units of encoded.scale, at most 1
+};
+
 struct Catalogue {
   Metric metric = Metric::dot;
   ElementType type = ElementType::float32;
@@ -97,8 +105,12 @@ class FloatRows {
 void pack_block(const Catalogue& catalogue, int64_t block, FloatRows& rows, uint16_t* data,
                 PackedBlock& packed);
 
+// The same in 8 bits. `packed` describes the block.
+void pack_bytes(const Catalogue& catalogue, int64_t block, const PackedBlock& packed, FloatRows& rows,
+                int8_t* data, ByteBlock& bytes);
+
 // A vector in 16 bits, with its scale chosen from its squared norm. False where it is not finite.
-bool choose_scale(double squared_norm, Encoded& encoded);
+bool choose_scale(double squared_norm, Encoding encoding, Encoded& encoded);
 
 // Weights of rows in S: 1, or for cosine 1 / |x| (0 for a zero row).
 double weight_of(Metric metric, const float* row, int64_t columns);

@@ -1,6 +1,7 @@
 #include "cpu/index.h"
 
 #include <cstring>
+#include <new>
 
 #include "core/validate.h"
 
@@ -33,11 +34,67 @@ void Index::set_block(int64_t block, std::shared_ptr<const Block> stored) {
   blocks_[b] = std::move(stored);
 }
 
+// Takes over the 8-bit copy of the blocks that did not change.
+void Index::inherit_bytes(const std::vector<int64_t>& changed) {
+  const auto copy = std::make_shared<ByteCopy>();
+  copy->inherited = bytes_->ready.load(std::memory_order_acquire) ? bytes_->made : bytes_->inherited;
+  copy->inherited.resize(static_cast<size_t>(catalogue_.blocks()));
+  for (const int64_t block : changed) copy->inherited[static_cast<size_t>(block)] = nullptr;
+  bytes_ = copy;
+}
+
+Status Index::make_bytes(ByteCopy& copy, const Context& context) const {
+  std::vector<std::shared_ptr<const ByteBlock>> made = copy.inherited;
+  made.resize(static_cast<size_t>(catalogue_.blocks()));
+  std::vector<int64_t> missing;
+  for (int64_t b = 0; b < catalogue_.blocks(); ++b)
+    if (made[static_cast<size_t>(b)] == nullptr) missing.push_back(b);
+  struct Arena {
+    PackedMemory memory;
+    std::vector<ByteBlock> blocks;
+  };
+  const auto count = static_cast<int64_t>(missing.size()), elements = kBlockRows * catalogue_.depth();
+  const auto arena = std::make_shared<Arena>();
+  arena->memory = PackedMemory(count * elements / 2 + 1);
+  arena->blocks.resize(missing.size());
+  const double operations = 4.0 * static_cast<double>(count * elements);
+  SALIENCE_RETURN_IF_ERROR(
+      parallel_for(context, worker_count(context, count, operations), count, [&](int64_t n, Worker&) {
+        const auto i = static_cast<size_t>(n), b = static_cast<size_t>(missing[i]);
+        FloatRows rows;
+        pack_bytes(catalogue_, missing[i], *catalogue_.packed[b], rows,
+                   reinterpret_cast<int8_t*>(arena->memory.data()) + n * elements, arena->blocks[i]);
+        made[b] = std::shared_ptr<const ByteBlock>(arena, &arena->blocks[i]);
+      }));
+  copy.made = std::move(made);
+  copy.ready.store(true, std::memory_order_release);
+  return {};
+}
+
+// The blocks in 8 bits; none while another search makes them, or where there is no memory for them.
+Status Index::byte_blocks(const Context& context, std::vector<const ByteBlock*>& out) const {
+  ByteCopy& copy = *bytes_;
+  if (!copy.ready.load(std::memory_order_acquire)) {
+    if (copy.making.exchange(true)) return {};
+    Status status;
+    try {
+      if (!copy.ready.load()) status = make_bytes(copy, context);  // unless it was finished just now
+    } catch (const std::bad_alloc&) {
+    }
+    copy.making.store(false);
+    if (!status.ok() || !copy.ready.load()) return status;
+  }
+  out.reserve(copy.made.size());
+  for (const std::shared_ptr<const ByteBlock>& block : copy.made) out.push_back(block.get());
+  return {};
+}
+
 // Gives `blocks` new memory, filled by fill(block, first row), and packs them.
 template <class Fill>
 Status Index::rebuild(const std::vector<int64_t>& blocks, const Fill& fill, const Context& context) {
   const auto count = static_cast<int64_t>(blocks.size());
   if (count == 0) return {};
+  inherit_bytes(blocks);
   const int64_t depth = catalogue_.depth(), block_bytes = kBlockRows * catalogue_.row_bytes;
   const auto arena =
       std::make_shared<Arena>((count * block_bytes + 1) / 2 + 1, count * kBlockRows * depth + 1);
@@ -208,13 +265,17 @@ Status Index::search(const Matrix<const float>& queries, int64_t k, const Csr& e
   } else if (flags_ != nullptr) {
     allowed = flags_->data();
   }
-  return cpu::search({catalogue_, queries, k, exclude, allowed, ids, scores, path, blend}, context);
+  const auto bytes = [&](std::vector<const ByteBlock*>& out) { return byte_blocks(context, out); };
+  return cpu::search({catalogue_, queries, k, exclude, allowed, ids, scores, path, blend, bytes}, context);
 }
 
 int64_t Index::bytes() const {
   const int64_t per_block = kBlockRows * (catalogue_.row_bytes + 2 * catalogue_.depth());
   int64_t sum = catalogue_.blocks() * (per_block + static_cast<int64_t>(sizeof(Block) + 3 * sizeof(void*)));
   if (catalogue_.metric == Metric::euclidean) sum += catalogue_.blocks() * kBlockRows * 4;
+  if (bytes_->ready.load(std::memory_order_acquire))
+    sum += catalogue_.blocks() *
+           (kBlockRows * (catalogue_.depth() + 4) + static_cast<int64_t>(sizeof(ByteBlock)));
   return sum + (flags_ ? rows() : 0);
 }
 

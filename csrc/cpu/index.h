@@ -3,6 +3,7 @@
 // So any number of threads may search one while another makes the next; nothing is locked here.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -58,12 +59,25 @@ class Index {
     std::shared_ptr<const void> owner;
   };
 
+  // The 8-bit copy, made by the first search that reads it. No search waits for another to make it, so that
+  // a fork meanwhile does no harm: until it is ready they read 16 bits.
+  struct ByteCopy {
+    std::vector<std::shared_ptr<const ByteBlock>> inherited;  // of the index this one changed, or null
+    std::vector<std::shared_ptr<const ByteBlock>> made;
+    std::atomic<bool> making{false};
+    std::atomic<bool> ready{false};
+  };
+
+  Status byte_blocks(const Context& context, std::vector<const ByteBlock*>& out) const;
+  Status make_bytes(ByteCopy& copy, const Context& context) const;
+  void inherit_bytes(const std::vector<int64_t>& changed);
   template <class Fill>
   Status rebuild(const std::vector<int64_t>& blocks, const Fill& fill, const Context& context);
   void set_block(int64_t block, std::shared_ptr<const Block> stored);
 
   Catalogue catalogue_;
   std::vector<std::shared_ptr<const Block>> blocks_;
+  std::shared_ptr<ByteCopy> bytes_ = std::make_shared<ByteCopy>();
   std::shared_ptr<const std::vector<uint8_t>> flags_;  // null: all rows are present
   int64_t present_ = 0;
 };

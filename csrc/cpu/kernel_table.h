@@ -38,26 +38,37 @@ struct EncodeArguments {
   double scale;     // encode: no scaled element exceeds 32767 (fixed point), no row a norm of 1 (bfloat16)
   uint16_t* out;    // encode: count x depth
   double* squares;  // encode: squared norm of what rounding lost, in scaled units;
-                    // centred_squares: squared norm of weights[r] * x_r - centre
+                    // centred_squares: squared norm of weights[r] * x_r - centre;
+                    // largest_squares: its largest element, squared
+};
+
+// The same in 8 bits, with a scale for each row.
+struct EncodeBytesArguments {
+  EncodeArguments rows;  // scale and out are not used; squares in each row's scaled units
+  const double* scales;  // no scaled element rounds to more than 127
+  int8_t* out;           // count x depth
 };
 
 // A block of items against a panel of queries.
 struct ScreenArguments {
-  const uint16_t* items;  // kBlockRows x depth
-  int64_t rows;           // how many of them count; kernels may report padding rows
+  const void* items;  // kBlockRows x depth: of 16 bits, or for screen_bytes of 8
+  int64_t rows;       // how many of them count; kernels may report padding rows
   int64_t depth;
-  const uint16_t* panel;    // screen: depth / 2 x lanes (or 2 lanes) x pairs; screen_few: queries x depth
-  int64_t queries;          // screen: at most 2 lanes; screen_few: at most kFewQueries
+  const uint16_t* panel;    // screen: depth / 2 x lanes (or 2 lanes) x pairs; others: queries x depth
+  int64_t queries;          // screen: at most 2 lanes; others: at most kFewQueries
   const float* thresholds;  // one per lane: padding lanes too
   const float* terms;       // null, or one per row: terms[row] * factors[lane] is subtracted
   const float* factors;     // one per lane
-  const uint16_t* next;     // null, or the block that will be wanted next
+  const void* next;         // null, or the block that will be wanted next
   // Null, or where the largest value of each tile and lane goes, and nothing is screened: rows of a tile lie
-  // together, tile_rows of them. Not for screen_few.
+  // together, tile_rows of them. For screen alone.
   float* maxima;
   // What passes, with room for (kBlockRows + 1) x lanes of the panel: lane << 16 | row, and its value.
   uint32_t* positions;
   float* values;
+  // For screen_bytes alone, whose value is (sum + slack[lane]) * scales[row].
+  const float* scales;
+  const float* slack;
 };
 
 // Canonical scores of a few queries against a list of items.
@@ -121,7 +132,10 @@ struct KernelTable {
   int64_t tile_rows;  // items that `screen` compares at once
 
   void (*encode)(const EncodeArguments& arguments);
+  void (*encode_fixed)(const EncodeArguments& arguments);  // in fixed point, whatever `encoding` is
+  void (*encode_bytes)(const EncodeBytesArguments& arguments);
   void (*centred_squares)(const EncodeArguments& arguments);
+  void (*largest_squares)(const EncodeArguments& arguments);
   void (*widen_half)(const uint16_t* row, int64_t count, float* out);
   void (*widen_bfloat)(const uint16_t* row, int64_t count, float* out);
 
@@ -131,6 +145,7 @@ struct KernelTable {
   void (*leave_scan)();
   int64_t (*screen)(const ScreenArguments& arguments);
   int64_t (*screen_few)(const ScreenArguments& arguments);
+  int64_t (*screen_bytes)(const ScreenArguments& arguments);  // queries in fixed point
 
   // For benchmarks: the arithmetic of the scan alone (returns the multiply-adds), memory alone.
   int64_t (*bare_products)(const uint16_t* data, int64_t steps);

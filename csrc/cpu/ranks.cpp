@@ -446,6 +446,7 @@ Status rank_by_search(const FactorRanksArguments& arguments, const Context& cont
                                      {lists.row(first), count, lists.columns, lists.row_stride},
                                      {scores.data(), count, lists.columns, lists.columns},
                                      Path::automatic,
+                                     {},
                                      {}},
                                     context));
   }

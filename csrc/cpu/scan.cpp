@@ -23,9 +23,15 @@ int64_t coprime_step(int64_t blocks) {
   return blocks > 1 ? step : 1;
 }
 
+// How the queries of a scan are encoded: what meets 8 bits is always in fixed point.
+Encoding query_encoding(Path path) {
+  return path == Path::bytes ? Encoding::fixed_point : kernels().encoding;
+}
+
 // The accumulation of core/screening_bound.h.
-double accumulation_error(Encoding encoding, int64_t dimensions) {
-  if (encoding == Encoding::fixed_point) return 0x1.0p-24;
+double accumulation_error(Path path, int64_t dimensions) {
+  if (path == Path::bytes) return 0x1.0p-20;
+  if (kernels().encoding == Encoding::fixed_point) return 0x1.0p-24;
   return 1.01 * (static_cast<double>(dimensions) + 2.0) * 0x1.0p-23;
 }
 
@@ -83,10 +89,10 @@ GroupScan::GroupScan(const Request& request, int64_t first, int64_t count)
       catalogue_(*request.catalogue),
       first_(first),
       count_(count),
-      bound_(catalogue_.metric, accumulation_error(kernels().encoding, catalogue_.columns),
-             catalogue_.centre_norm),
+      bound_(catalogue_.metric, accumulation_error(request.path, catalogue_.columns), catalogue_.centre_norm),
       queries_(static_cast<size_t>(count)),
-      best_(static_cast<size_t>(count), Reservoir<Key>(request.k)) {
+      best_(static_cast<size_t>(count), Reservoir<Key>(request.k)),
+      path_(request.path) {
   canonical_.assign(request.queries, first, count);
   if (request.gated()) gates_.assign(request.blend->given.query_gates, first, count);
 }
@@ -113,19 +119,40 @@ void GroupScan::scan(int64_t begin, int64_t end, Worker& worker) {
 }
 
 void GroupScan::encode_queries() {
-  const int64_t lanes = kernels().lanes, depth = catalogue_.depth(), columns = catalogue_.columns;
-  panel_lanes_ = request_.path == Path::rows ? kFewQueries : 2 * lanes;
+  const int64_t lanes = kernels().lanes;
+  panel_lanes_ = path_ == Path::panels ? 2 * lanes : kFewQueries;
   const auto padded = static_cast<size_t>((count_ + panel_lanes_ - 1) / panel_lanes_ * panel_lanes_);
   levels_.assign(padded, ScreeningBound::kInfinity);
   for (auto* lane : {&constant_, &norm_, &residual_, &stored_, &scale_, &inverse_scale_})
     lane->assign(padded, 0.0);
+  thresholds_.resize(static_cast<size_t>(panel_lanes_));
+  factors_.assign(static_cast<size_t>(panel_lanes_), 0.0f);
+  slack_.assign(static_cast<size_t>(panel_lanes_), 0.0f);
+  errors_.resize(static_cast<size_t>(panel_lanes_));
+  found_.resize(static_cast<size_t>((panel_lanes_ + lanes) * (kBlockRows + 1)));
+  values_.resize(found_.size());
+  for (int64_t q = 0; q < count_; ++q) {
+    Query& query = queries_[static_cast<size_t>(q)];
+    query.zero = catalogue_.metric != Metric::euclidean && canonical_.norms[static_cast<size_t>(q)] == 0.0;
+    query.exhaustive = query.zero;
+    query.capacity = static_cast<size_t>(request_.k + std::max<int64_t>(64, request_.k));
+    if (!query.exhaustive) levels_[static_cast<size_t>(q)] = -ScreeningBound::kInfinity;
+  }
+  encode_vectors();
+}
 
+// The queries' vectors for path_, and what the bound makes of them.
+void GroupScan::encode_vectors() {
+  const int64_t depth = catalogue_.depth(), columns = catalogue_.columns;
   const bool euclidean = catalogue_.metric == Metric::euclidean;
+  const Encoding encoding = query_encoding(path_);
+  const auto encode = encoding == kernels().encoding ? kernels().encode : kernels().encode_fixed;
   const std::vector<double> origin(catalogue_.centre.size(), 0.0);
   const double* const centre = euclidean ? catalogue_.centre.data() : origin.data();
   std::vector<uint16_t> rows(static_cast<size_t>(count_ * depth), 0);
   for (int64_t q = 0; q < count_; ++q) {
     Query& query = queries_[static_cast<size_t>(q)];
+    if (query.exhaustive) continue;
     const auto lane = static_cast<size_t>(q);
     const float* const row = request_.queries.row(first_ + q);
     const double weight = weight_of(catalogue_.metric, row, columns);
@@ -133,18 +160,19 @@ void GroupScan::encode_queries() {
     EncodeArguments arguments{&row,    &weight, centre, 1, columns, depth, 1.0, rows.data() + q * depth,
                               &squares};
     kernels().centred_squares(arguments);
-    query.zero = !euclidean && canonical_.norms[lane] == 0.0;
-    query.exhaustive = query.zero || !choose_scale(squares, query.encoded);
-    if (query.exhaustive) continue;
+    query.exhaustive = !choose_scale(squares, encoding, query.encoded);
+    if (query.exhaustive) {
+      levels_[lane] = ScreeningBound::kInfinity;
+      continue;
+    }
     arguments.scale = 1.0 / query.encoded.scale;
-    kernels().encode(arguments);
+    encode(arguments);
     query.encoded.residual = std::sqrt(squares) * query.encoded.scale * (1.0 + 0x1.0p-40);
     query.coefficients = bound_.coefficients(query.encoded);
-    query.capacity = static_cast<size_t>(request_.k + std::max<int64_t>(64, request_.k));
+    query.offset = 0.0;
     if (!euclidean)
       for (int64_t j = 0; j < columns; ++j)
         query.offset += weight * row[j] * catalogue_.centre[static_cast<size_t>(j)];
-    levels_[lane] = -ScreeningBound::kInfinity;
     constant_[lane] = query.coefficients.constant;
     norm_[lane] = query.coefficients.norm;
     residual_[lane] = query.coefficients.residual;
@@ -152,16 +180,11 @@ void GroupScan::encode_queries() {
     scale_[lane] = query.encoded.scale;
     inverse_scale_[lane] = arguments.scale;
   }
-  if (request_.path == Path::rows) {
-    panels_ = std::move(rows);
-  } else {
+  if (path_ == Path::panels) {
     pack_panels(rows);
+  } else {
+    panels_ = std::move(rows);
   }
-  thresholds_.resize(static_cast<size_t>(panel_lanes_));
-  factors_.assign(static_cast<size_t>(panel_lanes_), 0.0f);
-  errors_.resize(static_cast<size_t>(panel_lanes_));
-  found_.resize(static_cast<size_t>((panel_lanes_ + lanes) * (kBlockRows + 1)));
-  values_.resize(found_.size());
 }
 
 // Queries go to lanes, pairs of dimensions side by side. A panel of at most `lanes` queries is half as
@@ -183,22 +206,53 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
   const int64_t blocks = end - begin, step = coprime_step(blocks), elements = kBlockRows * catalogue_.depth();
   const bool stored = !catalogue_.packed.empty();
   // A matrix-vector product of what the last-level cache holds does better without prefetches.
-  const bool prefetch =
-      stored && (request_.path == Path::panels || catalogue_.blocks() * elements * 2 > kCachedBytes);
+  const int64_t read = catalogue_.blocks() * elements * (path_ == Path::bytes ? 1 : 2);
+  const bool prefetch = stored && (path_ == Path::panels || read > kCachedBytes);
   blocks_.assign(static_cast<size_t>(blocks), {});
   PackedMemory memory(stored ? 32 : elements);
   PackedBlock scratch;
-  if (stored && request_.path == Path::panels) bootstrap(blocks, step);
+  if (stored && path_ == Path::panels) bootstrap(blocks, step);
   for (int64_t n = 0, at = 0; n < blocks && !worker.should_stop(); ++n) {
     const int64_t following = (at + step) % blocks, block = begin + at;
     if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
     const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(block)] : scratch;
-    const bool more = prefetch && n + 1 < blocks;
-    blocks_[static_cast<size_t>(at)] = packed.encoded;
-    screen_block(block, packed,
-                 more ? catalogue_.packed[static_cast<size_t>(begin + following)]->data : nullptr);
+    const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(block, packed) : nullptr;
+    blocks_[static_cast<size_t>(at)] =
+        bytes ? Scanned{bytes->encoded, bytes->scales.data()} : Scanned{packed.encoded, nullptr};
+    screen_block(block, packed, bytes, prefetch && n + 1 < blocks ? stored_data(begin + following) : nullptr);
+    if (crowded_) widen();
     at = following;
   }
+}
+
+// The block in 8 bits: the one that is there already, or one that is made now.
+const ByteBlock& GroupScan::bytes_of(int64_t block, const PackedBlock& packed) {
+  if (!request_.bytes.empty()) return *request_.bytes[static_cast<size_t>(block)];
+  made_bytes_.resize(static_cast<size_t>(kBlockRows * catalogue_.depth()));
+  made_blocks_.push_back(std::make_unique<ByteBlock>());
+  pack_bytes(catalogue_, block, packed, rows_, made_bytes_.data(), *made_blocks_.back());
+  return *made_blocks_.back();
+}
+
+// What the scan will read of a block that is packed already.
+const void* GroupScan::stored_data(int64_t block) const {
+  const auto b = static_cast<size_t>(block);
+  if (path_ != Path::bytes) return catalogue_.packed[b]->data;
+  return request_.bytes.empty() ? nullptr : request_.bytes[b]->data;
+}
+
+// 8 bits part too few of these items: the rest of the scan is one in 16 bits.
+void GroupScan::widen() {
+  crowded_ = false;
+  path_ = Path::rows;
+  for (int64_t q = 0; q < count_; ++q) {
+    Query& query = queries_[static_cast<size_t>(q)];
+    if (query.exhaustive) continue;
+    settle(q);
+    query.rescored = 0;
+  }
+  bound_ = {catalogue_.metric, accumulation_error(path_, catalogue_.columns), catalogue_.centre_norm};
+  encode_vectors();
 }
 
 // A first level for every query, before anything survives: the k-th largest of the maxima of tiles in a
@@ -228,10 +282,10 @@ void GroupScan::bootstrap_panel(int64_t first, const std::vector<int64_t>& sampl
   std::vector<uint64_t> keys(sample.size() * static_cast<size_t>(tiles * lanes));
   for (size_t n = 0; n < sample.size(); ++n) {
     const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(sample[n])];
-    set_thresholds(first, sample[n], packed);
+    set_thresholds(first, sample[n], packed.encoded, false);
     // What stays below a threshold that other scans have raised is not written.
     std::fill(maxima.begin(), maxima.end(), -std::numeric_limits<float>::infinity());
-    screen_panel(first, packed, nullptr, maxima.data());
+    screen_panel(first, packed, nullptr, nullptr, maxima.data());
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const auto l = static_cast<size_t>(lane);
       const double unit = scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
@@ -262,31 +316,45 @@ void GroupScan::bootstrap_panel(int64_t first, const std::vector<int64_t>& sampl
   }
 }
 
-void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next) {
+void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes,
+                             const void* next) {
   if (!packed.irregular.empty()) score_irregular(block, packed);
   adopt_levels();
   for (int64_t first = 0; first < count_; first += panel_lanes_) {
     const int64_t lanes = std::min(panel_lanes_, count_ - first);
-    if (!set_thresholds(first, block, packed)) continue;
-    const int64_t found = screen_panel(first, packed, next);
+    if (!set_thresholds(first, block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr)) continue;
+    const int64_t found = screen_panel(first, packed, bytes, next);
     next = nullptr;
     for (int64_t n = 0; n < found; ++n) {
       const uint32_t place = found_[static_cast<size_t>(n)];
       const int64_t lane = place >> 16, row = place & 0xFFFF;
       if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
-      const double unit = scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
-      const double error = errors_[static_cast<size_t>(lane)];
-      consider(first + lane, static_cast<double>(values_[static_cast<size_t>(n)]) * unit - error, error,
-               block * kBlockRows + row);
+      const Screened item = screened(first, n, packed, bytes);
+      consider(first + lane, item.lower, item.error, block * kBlockRows + row);
     }
   }
 }
 
+// The n-th of what passed.
+GroupScan::Screened GroupScan::screened(int64_t first, int64_t n, const PackedBlock& packed,
+                                        const ByteBlock* bytes) const {
+  const uint32_t place = found_[static_cast<size_t>(n)];
+  const size_t lane = place >> 16, row = place & 0xFFFF, q = static_cast<size_t>(first) + lane;
+  double value = values_[static_cast<size_t>(n)], error = errors_[lane], scale = packed.encoded.scale;
+  if (bytes != nullptr) {
+    const double share = bytes->scales[row];
+    value -= share * static_cast<double>(slack_[lane]);
+    error += share * residual_[q] * bytes->encoded.residual;
+    scale = bytes->encoded.scale;
+  }
+  return {value * scale_[q] * scale - error, error};
+}
+
 // Leaves in found_ and values_ what passes the thresholds.
-int64_t GroupScan::screen_panel(int64_t first, const PackedBlock& packed, const uint16_t* next,
-                                float* maxima) {
+int64_t GroupScan::screen_panel(int64_t first, const PackedBlock& packed, const ByteBlock* bytes,
+                                const void* next, float* maxima) {
   const bool euclidean = catalogue_.metric == Metric::euclidean;
-  const ScreenArguments arguments{packed.data,
+  const ScreenArguments arguments{bytes ? static_cast<const void*>(bytes->data) : packed.data,
                                   packed.rows,
                                   catalogue_.depth(),
                                   panels_.data() + first * catalogue_.depth(),
@@ -297,8 +365,11 @@ int64_t GroupScan::screen_panel(int64_t first, const PackedBlock& packed, const 
                                   next,
                                   maxima,
                                   found_.data(),
-                                  values_.data()};
-  return request_.path == Path::rows ? kernels().screen_few(arguments) : kernels().screen(arguments);
+                                  values_.data(),
+                                  bytes ? bytes->scales.data() : nullptr,
+                                  slack_.data()};
+  if (bytes != nullptr) return kernels().screen_bytes(arguments);
+  return path_ == Path::rows ? kernels().screen_few(arguments) : kernels().screen(arguments);
 }
 
 void GroupScan::probe(double* values, double* errors, double* offsets, double* norms) {
@@ -315,28 +386,29 @@ void GroupScan::probe(double* values, double* errors, double* offsets, double* n
   std::fill(errors, errors + count_ * items, ScreeningBound::kInfinity);
   for (int64_t block = 0; block < blocks; ++block) {
     pack_block(catalogue_, block, rows_, memory.data(), packed);
+    const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(block, packed) : nullptr;
     for (int64_t first = 0; first < count_; first += panel_lanes_) {
       const int64_t lanes = std::min(panel_lanes_, count_ - first);
-      set_thresholds(first, block, packed);
-      const int64_t found = screen_panel(first, packed, nullptr);
+      set_thresholds(first, block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr);
+      const int64_t found = screen_panel(first, packed, bytes, nullptr);
       for (int64_t n = 0; n < found; ++n) {
         const uint32_t place = found_[static_cast<size_t>(n)];
         const int64_t lane = place >> 16, row = place & 0xFFFF;
         if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
         if (queries_[static_cast<size_t>(first + lane)].exhaustive) continue;
         const int64_t pair = (first + lane) * items + block * kBlockRows + row;
-        values[pair] = static_cast<double>(values_[static_cast<size_t>(n)]) *
-                       scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
-        errors[pair] = errors_[static_cast<size_t>(lane)];
+        const Screened item = screened(first, n, packed, bytes);
+        values[pair] = item.lower + item.error;
+        errors[pair] = item.error;
       }
     }
   }
 }
 
 // Thresholds of one panel against one block, in units of the computed values. False where no item of the
-// block can reach any query's level.
-bool GroupScan::set_thresholds(int64_t first, int64_t number, const PackedBlock& packed) {
-  const Encoded& block = packed.encoded;
+// block can reach any query's level. Where rows are scaled, slack_ has what the residual adds, before the
+// scale.
+bool GroupScan::set_thresholds(int64_t first, int64_t number, const Encoded& block, bool scaled) {
   const bool euclidean = catalogue_.metric == Metric::euclidean;
   const double inverse_scale = 1.0 / block.scale, reach = block.norm + block.residual;
   const double squared = euclidean ? bound_.squared_norm_coefficient() : 0.0;
@@ -344,13 +416,15 @@ bool GroupScan::set_thresholds(int64_t first, int64_t number, const PackedBlock&
   int reachable = 0;
   for (int64_t lane = 0; lane < panel_lanes_; ++lane) {
     const auto q = static_cast<size_t>(first + lane), l = static_cast<size_t>(lane);
-    const double error = constant_[q] + norm_[q] * block.norm + residual_[q] * block.residual + shared;
+    const double lost = residual_[q] * block.residual, unit = inverse_scale_[q] * inverse_scale;
+    const double error = constant_[q] + norm_[q] * block.norm + shared + (scaled ? 0.0 : lost);
     errors_[l] = error;
+    if (scaled) slack_[l] = static_cast<float>(lost * unit * (1.0 + 0x1.0p-22));
     const double level = request_.gated() && static_cast<int64_t>(q) < count_
                              ? level_in_block(static_cast<int64_t>(q), number, stored_[q] * reach)
                              : levels_[q];
-    reachable |= level - error <= stored_[q] * reach;
-    thresholds_[l] = ScreeningBound::threshold(level, error, inverse_scale_[q] * inverse_scale);
+    reachable |= level - error - (scaled ? lost : 0.0) <= stored_[q] * reach;
+    thresholds_[l] = ScreeningBound::threshold(level, error, unit);
   }
   if (euclidean) {
     const double square = block.norm * block.norm;
@@ -400,8 +474,10 @@ void GroupScan::adopt_levels() {
 }
 
 double GroupScan::error_at(int64_t q, double lower, int64_t position) const {
-  const double error = queries_[static_cast<size_t>(q)].coefficients.error(
-      blocks_[static_cast<size_t>(position / kBlockRows - begin_)]);
+  const Scanned& block = blocks_[static_cast<size_t>(position / kBlockRows - begin_)];
+  Encoded row = block.encoded;
+  if (block.scales != nullptr) row.residual *= static_cast<double>(block.scales[position % kBlockRows]);
+  const double error = queries_[static_cast<size_t>(q)].coefficients.error(row);
   if (!request_.gated()) return error;
   const double ratio = error / request_.blend->denominator(first_ + q, catalogue_.id(position));
   return ratio + kRatioRounding * (std::abs(lower) + ratio) + kQuotientSlack;
@@ -485,6 +561,13 @@ void GroupScan::tighten(int64_t q) {
   Query& query = queries_[static_cast<size_t>(q)];
   query.rescored += static_cast<int64_t>(query.survivors.size());
   if (query.rescored > 4 * survivor_limit(request_.k)) return give_up(q);
+  crowded_ = path_ == Path::bytes;
+  settle(q);
+}
+
+// Scores the survivors and raises the level to what k of them reach.
+void GroupScan::settle(int64_t q) {
+  const Query& query = queries_[static_cast<size_t>(q)];
   rescore(q);
   Reservoir<Key>& best = best_[static_cast<size_t>(q)];
   best.compact();
@@ -641,7 +724,7 @@ void GroupScan::score_additions(int64_t q) {
   }
   best.compact();
   const Query& asked = queries_[static_cast<size_t>(q)];
-  if (request_.path != Path::exact && !asked.exhaustive && best.full())
+  if (path_ != Path::exact && !asked.exhaustive && best.full())
     raise_level(
         q, bound_.level_of_score(Ranking::score(best.bound()), offset_of_level(asked), asked.encoded.norm));
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <vector>
 
 #include "cpu/canonical_queries.h"
@@ -58,6 +59,9 @@ struct Request {
   const int32_t* excluded = nullptr;  // ids, each row ascending
   const GatedBlend* blend = nullptr;
 
+  // For Path::bytes: one per block, or none: then blocks are packed when scanned.
+  std::vector<const ByteBlock*> bytes;
+
   // Where several scans share the queries: one level each, which any of them may raise.
   std::atomic<double>* levels = nullptr;
 
@@ -102,6 +106,16 @@ class GroupScan {
   const std::vector<Key>& best(int64_t q) const { return best_[static_cast<size_t>(q)].keys(); }
 
  private:
+  // What the scan says about an item: its S is within `error` of lower + error.
+  struct Screened {
+    double lower;
+    double error;
+  };
+  // A block as it was scanned: in 8 bits each row has a scale, and as much less of the residual.
+  struct Scanned {
+    Encoded encoded;
+    const float* scales = nullptr;
+  };
   struct Query {
     Encoded encoded;
     ErrorCoefficients coefficients;
@@ -114,26 +128,28 @@ class GroupScan {
   };
 
   void encode_queries();
+  void encode_vectors();
+  void widen();
   void pack_panels(const std::vector<uint16_t>& rows);
   void screen(int64_t begin, int64_t end, Worker& worker);
   void bootstrap(int64_t blocks, int64_t step);
   void bootstrap_panel(int64_t first, const std::vector<int64_t>& sample, int64_t spare);
-  void screen_block(int64_t block, const PackedBlock& packed, const uint16_t* next);
-  bool set_thresholds(int64_t first, int64_t block, const PackedBlock& packed);
-  int64_t screen_panel(int64_t first, const PackedBlock& packed, const uint16_t* next,
+  const ByteBlock& bytes_of(int64_t block, const PackedBlock& packed);
+  const void* stored_data(int64_t block) const;
+  void screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes, const void* next);
+  bool set_thresholds(int64_t first, int64_t block, const Encoded& encoded, bool scaled);
+  int64_t screen_panel(int64_t first, const PackedBlock& packed, const ByteBlock* bytes, const void* next,
                        float* maxima = nullptr);
+  Screened screened(int64_t first, int64_t n, const PackedBlock& packed, const ByteBlock* bytes) const;
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
   void adopt_levels();
   double error_at(int64_t q, double lower, int64_t position) const;
   void compact(int64_t q);
   void tighten(int64_t q);
+  void settle(int64_t q);
   void rescore(int64_t q);
   void give_up(int64_t q);
-  struct Screened {
-    double lower;
-    double error;
-  };
   Screened gate(int64_t q, double lower, double error, int64_t id) const;
   double gated_lower(int64_t q, double lower, int64_t block) const;
   double level_in_block(int64_t q, int64_t block, double reach);
@@ -159,13 +175,17 @@ class GroupScan {
   CanonicalQueries gates_;
   std::vector<Query> queries_;
   std::vector<Reservoir<Key>> best_;
-  std::vector<Encoded> blocks_;  // of the range, as they were scanned
+  std::vector<Scanned> blocks_;                          // of the range
+  std::vector<std::unique_ptr<ByteBlock>> made_blocks_;  // where the request has none
+  std::vector<int8_t> made_bytes_;                       // of the last of them
+  Path path_;
+  bool crowded_ = false;  // 8 bits leave too many survivors
 
   // One entry per lane of every panel; a level of infinity keeps padding silent.
   int64_t panel_lanes_ = 0;
   std::vector<double> levels_, constant_, norm_, residual_, stored_, scale_, inverse_scale_;
   std::vector<uint16_t> panels_;
-  std::vector<float> thresholds_, factors_;
+  std::vector<float> thresholds_, factors_, slack_;
   std::vector<double> errors_;
   std::vector<uint32_t> found_;
   std::vector<float> values_;

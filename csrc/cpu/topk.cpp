@@ -17,16 +17,23 @@ constexpr int64_t kRangesPerThread = 4;
 constexpr int64_t kLeastGroup = 64;
 constexpr int64_t kLeastBlocks = 16;             // of a range: below this a unit is all overhead
 constexpr int64_t kReservoirBytes = 64ll << 20;  // of one worker
+constexpr int64_t kLeastHalved = 2 << 20;  // of a 16-bit copy: smaller ones stay in the second-level cache
+constexpr int64_t kLeastByteColumns = 32;
+constexpr int64_t kMostByteColumns = 1 << 17;  // 32767 times 127 sqrt(columns) stays below 2^31
 
 // The choice among the kernels, by shape. Packing a row for the scan costs about as much as scoring it
-// canonically twice.
-Path choose_path(const Catalogue& catalogue, int64_t queries, int64_t k) {
+// canonically twice. 8 bits (`bytes`: whether there is a copy) halve what is read and cost more to multiply:
+// they pay where rows come from beyond the second-level cache and are long enough for so many queries.
+Path choose_path(const Catalogue& catalogue, int64_t queries, int64_t k, bool bytes) {
   const bool packed = !catalogue.packed.empty();
   const double products = static_cast<double>(queries) * static_cast<double>(catalogue.rows) *
                           static_cast<double>(catalogue.columns + 8);
   if (8 * k >= catalogue.rows || products < 1e5) return Path::exact;
   if (!packed && (queries <= 2 || products < 1e6)) return Path::exact;
-  return queries <= kFewQueries ? Path::rows : Path::panels;
+  if (queries > kFewQueries) return Path::panels;
+  const bool halved = bytes && 2 * catalogue.rows * catalogue.depth() > kLeastHalved &&
+                      catalogue.columns >= kLeastByteColumns * queries;
+  return halved ? Path::bytes : Path::rows;
 }
 
 void sort_exclusions(const Csr& exclude, std::vector<int32_t>& sorted) {
@@ -147,8 +154,14 @@ Status search(const SearchArguments& arguments, const Context& context) {
   Catalogue once;
   PackedCopy copy;
   request.path = arguments.path;
+  const bool bytes = arguments.bytes != nullptr && !request.catalogue->is_gathered;
   if (arguments.path == Path::automatic)
-    request.path = choose_path(*request.catalogue, arguments.queries.rows, arguments.k);
+    request.path = choose_path(*request.catalogue, arguments.queries.rows, arguments.k, bytes);
+  if (request.path == Path::bytes && all.columns > kMostByteColumns) request.path = Path::rows;
+  if (request.path == Path::bytes && bytes) {
+    SALIENCE_RETURN_IF_ERROR(arguments.bytes(request.bytes));
+    if (request.bytes.empty()) request.path = Path::rows;
+  }
   if (request.path != Path::exact && request.catalogue->packed.empty()) {
     once = *request.catalogue;
     if (arguments.queries.rows > kQueryGroup) {
@@ -180,8 +193,16 @@ Status probe(const SimilarityArguments& arguments, Path path, double* values, do
 Status topk(const TopKArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
   const Catalogue catalogue = view_of(arguments.items, arguments.metric);
-  return search({catalogue, arguments.queries, arguments.k, arguments.exclude, arguments.allowed,
-                 arguments.ids, arguments.scores, arguments.path, arguments.blend},
+  return search({catalogue,
+                 arguments.queries,
+                 arguments.k,
+                 arguments.exclude,
+                 arguments.allowed,
+                 arguments.ids,
+                 arguments.scores,
+                 arguments.path,
+                 arguments.blend,
+                 {}},
                 context);
 }
 

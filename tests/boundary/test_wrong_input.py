@@ -79,7 +79,7 @@ TABLE = {
     "items of complex numbers": (TypeError, "items: .*complex64", lambda t: salience.Index(X.astype(np.complex64))),
     "a metric of an index": (ValueError, "metric: 'l2'", lambda t: salience.Index(X, metric="l2")),
     "no index file": (FileNotFoundError, "none", lambda t: salience.Index.load(t / "none")),
-    "an unknown path": (ValueError, "path: 'fast'; expected 'auto', 'exact', 'rows' or 'panels'", lambda t: _core.topk(Q, X, "float32", 2, "dot", None, None, 1, "fast")),
+    "an unknown path": (ValueError, "path: 'fast'; expected 'auto', 'exact', 'rows', 'bytes' or 'panels'", lambda t: _core.topk(Q, X, "float32", 2, "dot", None, None, 1, "fast")),
     "an unknown instruction set": (ValueError, "instruction set: mmx; expected one of baseline", lambda t: _core.use_instruction_set("mmx")),
     "no frame": (TypeError, "frame: .*expected a pandas", lambda t: Interactions.from_frame([1], user="u", item="i")),
     "a missing column": (ValueError, "item: no column 'x'; expected one of u, i, v, t", lambda t: Interactions.from_frame(FRAME, user="u", item="x")),

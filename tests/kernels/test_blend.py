@@ -63,7 +63,7 @@ def test_blended_scores_are_the_oracle(seed):
     k = int(min(items, random.choice([1, 2, 10, 64])))
     index = salience.Index(x)
     found = index._state.search(
-        q, k, pattern, allowed, int(random.integers(1, 4)), str(random.choice(["auto", "exact", "rows", "panels"])),
+        q, k, pattern, allowed, int(random.integers(1, 4)), str(random.choice(["auto", "exact", "rows", "bytes", "panels"])),
         None if additions is None else packed(additions), None if gates is None else tuple(gates), labels,
     )  # fmt: skip
     expected = reference.blended_topk(q, x, k, additions, gates, labels, excluded)
@@ -109,7 +109,7 @@ def vanishing(path, device):
     assert not found[1].any()
 
 
-@pytest.mark.parametrize("path", ["rows", "panels"])
+@pytest.mark.parametrize("path", ["rows", "bytes", "panels"])
 def test_quotients_below_float32_are_equal(path):
     vanishing(path, "cpu")
 

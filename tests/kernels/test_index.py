@@ -30,7 +30,7 @@ def check(index, rows, present, k=7):
     if k == 0:
         return
     expected = reference.topk(q, rows.astype(np.float32), k, index.metric, excluded)
-    for path in ("auto", "rows", "panels"):
+    for path in ("auto", "rows", "bytes", "panels"):
         found = index._state.search(q, k, None, None, 2, path)
         assert np.array_equal(found[0], expected[0])
         assert found[1].tobytes() == expected[1].tobytes()
@@ -68,6 +68,8 @@ def test_changes_one_after_another(seed, start, columns, metric, dtype, changes)
             gone = random.choice(left, min(len(left), random.integers(0, 50)), replace=False)
             index.remove(gone)
             present[gone] = False
+        if len(index) and random.random() < 0.5:  # which leaves a copy in 8 bits for the next change to inherit
+            index._state.search(np.ones((1, columns), np.float32), 1, None, None, 1, "bytes")
     check(index, rows, present)
 
 
@@ -85,8 +87,8 @@ def test_save_and_load(tmp_path, metric, dtype, mapped):
     path = tmp_path / "items.index"
     index.save(path)
     loaded = salience.Index.load(path, mapped=mapped)
-    check(loaded, rows, present)
     assert loaded.nbytes == index.nbytes
+    check(loaded, rows, present)
     # What was mapped can be changed: the change is in memory, the file stays.
     before = path.read_bytes()
     loaded.update([5], rows[:1])
@@ -185,6 +187,47 @@ def test_a_fork_during_a_change_leaves_a_child_that_works():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def many_items():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((20_000, 64), dtype=np.float32)
+    return x, random.standard_normal((2, 64), dtype=np.float32), salience.Index(x)
+
+
+def test_searches_that_begin_together_share_one_copy_in_8_bits():
+    x, q, index = many_items()
+    expected = salience.topk(q, x, 10)
+    for _ in range(5):
+        begin, found = threading.Barrier(4), []
+
+        def search(index=index, begin=begin, found=found):
+            begin.wait()
+            for _ in range(5):
+                ids, scores = index.search(q, 10, threads=1)
+                found.append(np.array_equal(ids, expected[0]) and scores.tobytes() == expected[1].tobytes())
+
+        threads = [threading.Thread(target=search) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [True] * 20
+        index.update([0], x[:1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_the_copy_in_8_bits_is_made_leaves_a_child_that_works():
+    x, q, index = many_items()
+    expected = salience.topk(q, x, 10)[0].tolist()
+    for _ in range(5):
+        index.update(np.arange(len(x)), x)
+        first = threading.Thread(target=index.search, args=(q, 10))
+        first.start()
+        if (child := os.fork()) == 0:
+            os._exit(0 if index.search(q, 10)[0].tolist() == expected else 1)
+        first.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_copies_and_pickles(dtype):
     rows = np.random.default_rng(0).standard_normal((200, 5)).astype(dtype)
@@ -220,3 +263,19 @@ def test_memory_is_stated():
     blocks = -(-1000 // 192)
     assert blocks * 192 * (40 * 4 + 64 * 2) <= salience.Index(x).nbytes <= blocks * (192 * (40 * 4 + 64 * 2) + 300)
     assert salience.Index(x.astype(np.float16)).nbytes < salience.Index(x).nbytes
+
+
+def test_a_search_of_few_queries_adds_a_byte_per_element():
+    x, q, index = many_items()
+    packed = index.nbytes
+    index.search(np.repeat(q, 5, axis=0), 10)
+    assert index.nbytes == packed
+    index.search(q, 10)
+    blocks = -(-len(x) // 192)
+    assert blocks * 192 * 64 <= index.nbytes - packed <= blocks * 192 * (64 + 5)
+    index.remove([3])
+    assert index.nbytes - packed >= blocks * 192 * 64
+    small = salience.Index(x[:2000])
+    packed = small.nbytes
+    small.search(q, 10)  # nothing to gain
+    assert small.nbytes == packed

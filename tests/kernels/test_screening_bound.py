@@ -54,6 +54,20 @@ def near_the_limits(random, rows, d):
     return random.choice(edges, (rows, d))
 
 
+def apart_in_a_row(random, rows, d):
+    """One element dwarfs the rest of its row, by so much that 8 bits hold nothing of them."""
+    x = gaussian(random, rows, d) * 10.0 ** random.uniform(-30, 0, (rows, 1))
+    x[:, 0] = random.choice([1.0, -1e3, 1e-20, 1e20], rows)
+    return x
+
+
+def halfway_in_a_byte(random, rows, d):
+    """Fall between two neighbours of 8 bits, all on the same side."""
+    x = 10.0 ** random.uniform(-5, 5, (rows, 1)) * (random.integers(0, 120, (rows, d)) + 0.499)
+    x[:, 0] = 127 / 120 * x.max(axis=1)
+    return x
+
+
 def heavy_tailed(random, rows, d):
     return random.standard_cauchy((rows, d)) ** 3
 
@@ -67,7 +81,7 @@ def with_infinities(random, rows, d):
 
 
 KINDS = (gaussian, norm_spread, element_spread, denormal, duplicates, anisotropic, nearly_constant, halfway,
-         one_hot, near_the_limits, heavy_tailed, with_infinities)  # fmt: skip
+         one_hot, near_the_limits, apart_in_a_row, halfway_in_a_byte, heavy_tailed, with_infinities)  # fmt: skip
 
 
 def pairs(kind, seed, d):
@@ -102,7 +116,7 @@ def test_no_pair_violates_the_bound(kind, metric):
     checked, tightest = 0, 0.0
     for seed, d in enumerate((1, 7, 32, 100)):
         q, x = pairs(kind, seed, d)
-        for path in ("panels", "rows"):
+        for path in ("panels", "rows", "bytes"):
             values, errors, offsets, norms = _core.probe_screening(q, x, metric, path)
             finite = np.isfinite(q).all(axis=1)[:, None] & np.isfinite(x).all(axis=1)[None]
             assert not np.isfinite(errors[~finite]).any()  # what is not finite is always scored exactly

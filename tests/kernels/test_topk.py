@@ -48,7 +48,7 @@ def vectors(random, rows, columns, kind):
 KINDS = ("plain", "ties", "huge", "tiny", "special", "close", "zeros")
 
 
-PATHS = ("auto", "exact", "rows", "panels")
+PATHS = ("auto", "exact", "rows", "bytes", "panels")
 
 
 def drawn_filters(random, queries, items):
@@ -100,7 +100,7 @@ def test_large_scans_in_many_blocks_and_ranges(metric, kind):
     q, x = vectors(random, 20, 24, kind), vectors(random, 30000, 24, kind)
     expected = reference.topk(q, x, 25, metric)
     for threads in (1, 2, 3):
-        for path in ("rows", "panels"):
+        for path in ("rows", "bytes", "panels"):
             ids, scores = by_path(q, x, 25, metric, path, threads, packed=threads == 2)
             assert np.array_equal(ids, expected[0])
             assert same(scores, expected[1])
@@ -130,7 +130,7 @@ def test_crowds_that_the_bound_cannot_part(crowd, metric):
     rows, columns = np.nonzero(excluded)
     pattern = sp.csr_array((np.ones(len(rows)), (rows, columns)), excluded.shape)
     for k in (1, 30):
-        for path in ("rows", "panels"):
+        for path in ("rows", "bytes", "panels"):
             expected = reference.topk(q, x, k, metric, excluded)
             found = by_path(q, x, k, metric, path, 2, pattern, packed=True)
             assert np.array_equal(found[0], expected[0])

@@ -7,6 +7,7 @@
 namespace {
 
 using salience::cpu::EncodeArguments;
+using salience::cpu::EncodeBytesArguments;
 
 // Calls step(j, the eight elements from j of weight * row - centre) for j = 0, 8, ..; zeros pad the last.
 template <class Step>
@@ -29,28 +30,56 @@ void centred_squares(const EncodeArguments& a) {
   }
 }
 
-void encode(const EncodeArguments& a) {
+void largest_squares(const EncodeArguments& a) {
+  for (int64_t r = 0; r < a.count; ++r) {
+    F64x8 most = zero8();
+    if (a.weights[r] == a.weights[r])
+      for_each_centred(a, r, [&](int64_t, F64x8 x) { most = larger8(most, multiply8(x, x)); });
+    double squares[8];
+    store8(squares, most);
+    for (int i = 1; i < 8; ++i)
+      if (squares[i] > squares[0]) squares[0] = squares[i];
+    a.squares[r] = squares[0];
+  }
+}
+
+// Rows by store(place, eight scaled elements), which returns what it stored.
+template <class Element, class Store>
+inline void encode_rows(const EncodeArguments& a, const double* scales, int64_t scale_step, Element* rows,
+                        Store store) {
   if (a.depth == 0) {
     for (int64_t r = 0; r < a.count; ++r) a.squares[r] = 0.0;
     return;
   }
-  const F64x8 scale = broadcast8(a.scale);
   const int64_t written = (a.dimensions + 7) / 8 * 8;
   for (int64_t r = 0; r < a.count; ++r) {
-    uint16_t* const out = a.out + r * a.depth;
+    Element* const out = rows + r * a.depth;
+    const F64x8 scale = broadcast8(scales[r * scale_step]);
     F64x8 sum = zero8();
     if (a.weights[r] == a.weights[r]) {
       for_each_centred(a, r, [&](int64_t j, F64x8 x) {
         const F64x8 scaled = multiply8(x, scale);
-        const F64x8 lost = subtract8(scaled, store_encoded(out + j, scaled));
+        const F64x8 lost = subtract8(scaled, store(out + j, scaled));
         sum = add8(sum, multiply8(lost, lost));
       });
-      std::memset(out + written, 0, static_cast<size_t>(a.depth - written) * sizeof(uint16_t));
+      std::memset(out + written, 0, static_cast<size_t>(a.depth - written) * sizeof(Element));
     } else {
-      std::memset(out, 0, static_cast<size_t>(a.depth) * sizeof(uint16_t));
+      std::memset(out, 0, static_cast<size_t>(a.depth) * sizeof(Element));
     }
     a.squares[r] = lane_tree(sum);
   }
+}
+
+void encode(const EncodeArguments& a) {
+  encode_rows(a, &a.scale, 0, a.out, [](uint16_t* out, F64x8 x) { return store_encoded(out, x); });
+}
+
+void encode_fixed(const EncodeArguments& a) {
+  encode_rows(a, &a.scale, 0, a.out, [](uint16_t* out, F64x8 x) { return store_fixed(out, x); });
+}
+
+void encode_bytes(const EncodeBytesArguments& a) {
+  encode_rows(a.rows, a.scales, 1, a.out, [](int8_t* out, F64x8 x) { return store_bytes(out, x); });
 }
 
 inline float widened_half(uint16_t bits) {

@@ -12,12 +12,13 @@ using salience::cpu::ScreenArguments;
 
 static_assert(kBlockRows % kScreenRows == 0 && kBlockRows % kLanes == 0, "blocks are whole tiles");
 
-constexpr int64_t kCacheLine = 32;  // in 16-bit elements
+constexpr int64_t kCacheLine = 64;
 
-// Pulls the counterpart of `row` in the block that follows towards the cache.
-inline void prefetch_next(const ScreenArguments& a, int64_t row) {
+// Pulls the counterpart of `row`, of so many bytes, in the block that follows towards the cache.
+inline void prefetch_next(const ScreenArguments& a, int64_t row, int64_t bytes) {
   if (a.next == nullptr) return;
-  for (int64_t j = 0; j < a.depth; j += kCacheLine) __builtin_prefetch(a.next + row * a.depth + j, 0, 2);
+  const char* const next = static_cast<const char*>(a.next) + row * bytes;
+  for (int64_t j = 0; j < bytes; j += kCacheLine) __builtin_prefetch(next + j, 0, 2);
 }
 
 // What passed so far.
@@ -90,9 +91,10 @@ template <bool Shifted, int Vectors>
 int64_t screen_panel(const ScreenArguments& a) {
   Passed passed{a.positions, a.values};
   for (int64_t row = 0; row < a.rows; row += kScreenRows) {
-    for (int i = 0; i < kScreenRows; ++i) prefetch_next(a, row + i);
+    for (int i = 0; i < kScreenRows; ++i) prefetch_next(a, row + i, 2 * a.depth);
     Sums sums[kScreenRows][Vectors];
-    pair_product<kScreenRows, Vectors>(a.items + row * a.depth, a.panel, a.depth, sums);
+    pair_product<kScreenRows, Vectors>(static_cast<const uint16_t*>(a.items) + row * a.depth, a.panel,
+                                       a.depth, sums);
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
       F32 best;
@@ -129,30 +131,49 @@ void leave_scan() {}
 
 #endif
 
+// What a few queries meet: items in the encoding of 16 bits, or in 8 bits with a scale for each row.
+struct Words {
+  using Element = uint16_t;
+  using Total = Sums;
+  static Pairs load(const uint16_t* p) { return load_pairs(p); }
+  static Total zero() { return zero_sums(); }
+  static Total add(Total sums, Pairs item, Pairs query) { return add_products(sums, item, query); }
+  static constexpr bool kScaled = false;
+};
+struct Bytes {
+  using Element = int8_t;
+  using Total = Counts;
+  static Pairs load(const int8_t* p) { return load_bytes(p); }
+  static Total zero() { return zero_counts(); }
+  static Total add(Total sums, Pairs item, Pairs query) { return add_counts(sums, item, query); }
+  static constexpr bool kScaled = true;
+};
+
 // A few queries, held as plain rows: a matrix-vector product that reads each item once. kLanes items are
 // compared together.
-template <bool Shifted, int Queries>
+template <class Items, bool Shifted, int Queries>
 int64_t screen_rows(const ScreenArguments& a) {
   constexpr int kAtOnce = 4;
   Passed passed{a.positions, a.values};
   for (int64_t row = 0; row < a.rows; row += kLanes) {
-    Sums folded[Queries][kLanes / kAtOnce];
+    typename Items::Total folded[Queries][kLanes / kAtOnce];
     for (int64_t group = 0; group < kLanes / kAtOnce; ++group) {
       const int64_t first = row + group * kAtOnce;
-      const uint16_t* const items = a.items + first * a.depth;
-      for (int i = 0; i < kAtOnce; ++i) prefetch_next(a, first + i);
-      Sums sums[kAtOnce][Queries];
+      const auto* const items = static_cast<const typename Items::Element*>(a.items) + first * a.depth;
+      const int64_t row_bytes = a.depth * static_cast<int64_t>(sizeof(*items));
+      for (int i = 0; i < kAtOnce; ++i) prefetch_next(a, first + i, row_bytes);
+      typename Items::Total sums[kAtOnce][Queries];
 #pragma GCC unroll 16
-      for (int n = 0; n < kAtOnce * Queries; ++n) sums[n / Queries][n % Queries] = zero_sums();
+      for (int n = 0; n < kAtOnce * Queries; ++n) sums[n / Queries][n % Queries] = Items::zero();
       for (int64_t j = 0; j < a.depth; j += 2 * kLanes) {
         Pairs query[Queries];
 #pragma GCC unroll 4
         for (int q = 0; q < Queries; ++q) query[q] = load_pairs(a.panel + q * a.depth + j);
 #pragma GCC unroll 4
         for (int i = 0; i < kAtOnce; ++i) {
-          const Pairs item = load_pairs(items + i * a.depth + j);
+          const Pairs item = Items::load(items + i * a.depth + j);
 #pragma GCC unroll 4
-          for (int q = 0; q < Queries; ++q) sums[i][q] = add_products(sums[i][q], item, query[q]);
+          for (int q = 0; q < Queries; ++q) sums[i][q] = Items::add(sums[i][q], item, query[q]);
         }
       }
 #pragma GCC unroll 4
@@ -161,6 +182,7 @@ int64_t screen_rows(const ScreenArguments& a) {
     }
     for (int q = 0; q < Queries; ++q) {
       F32 value = totals(folded[q]);
+      if (Items::kScaled) value = multiply(add(value, broadcast(a.slack[q])), load(a.scales + row));
       if (Shifted) value = subtract(value, multiply(load(a.terms + row), broadcast(a.factors[q])));
       const uint32_t mask = not_below(value, broadcast(a.thresholds[q]));
       if (__builtin_expect(mask != 0, 0))
@@ -170,22 +192,26 @@ int64_t screen_rows(const ScreenArguments& a) {
   return passed.values - a.values;
 }
 
-template <bool Shifted>
-int64_t screen_few(const ScreenArguments& a) {
+template <class Items, bool Shifted>
+int64_t screen_rows(const ScreenArguments& a) {
   switch (a.queries) {
     case 1:
-      return screen_rows<Shifted, 1>(a);
+      return screen_rows<Items, Shifted, 1>(a);
     case 2:
-      return screen_rows<Shifted, 2>(a);
+      return screen_rows<Items, Shifted, 2>(a);
     case 3:
-      return screen_rows<Shifted, 3>(a);
+      return screen_rows<Items, Shifted, 3>(a);
     default:
-      return screen_rows<Shifted, 4>(a);
+      return screen_rows<Items, Shifted, 4>(a);
   }
 }
 
 int64_t screen_few(const ScreenArguments& a) {
-  return a.terms != nullptr ? screen_few<true>(a) : screen_few<false>(a);
+  return a.terms != nullptr ? screen_rows<Words, true>(a) : screen_rows<Words, false>(a);
+}
+
+int64_t screen_bytes(const ScreenArguments& a) {
+  return a.terms != nullptr ? screen_rows<Bytes, true>(a) : screen_rows<Bytes, false>(a);
 }
 
 }  // namespace

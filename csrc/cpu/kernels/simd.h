@@ -72,6 +72,7 @@ inline F64x8 widen8(const float* p, int64_t count) {
 inline F64x8 add8(F64x8 a, F64x8 b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline F64x8 subtract8(F64x8 a, F64x8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 inline F64x8 multiply8(F64x8 a, F64x8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
+inline F64x8 larger8(F64x8 a, F64x8 b) { return {_mm512_max_pd(a.v, b.v)}; }
 // Only for products that are exact in float64, where fused and separate rounding agree.
 inline F64x8 exact_multiply_add8(F64x8 a, F64x8 b, F64x8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 inline double lane_tree(F64x8 x) {
@@ -157,6 +158,9 @@ inline F64x8 subtract8(F64x8 a, F64x8 b) {
 }
 inline F64x8 multiply8(F64x8 a, F64x8 b) {
   return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
+}
+inline F64x8 larger8(F64x8 a, F64x8 b) {
+  return {_mm256_max_pd(a.low, b.low), _mm256_max_pd(a.high, b.high)};
 }
 inline F64x8 exact_multiply_add8(F64x8 a, F64x8 b, F64x8 c) {
   return {_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
@@ -244,6 +248,10 @@ inline F64x8 subtract8(F64x8 a, F64x8 b) {
 }
 inline F64x8 multiply8(F64x8 a, F64x8 b) {
   for (int i = 0; i < 4; ++i) a.v[i] *= b.v[i];
+  return a;
+}
+inline F64x8 larger8(F64x8 a, F64x8 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
   return a;
 }
 inline F64x8 exact_multiply_add8(F64x8 a, F64x8 b, F64x8 c) { return add8(multiply8(a, b), c); }

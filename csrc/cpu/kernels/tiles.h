@@ -102,8 +102,8 @@ int64_t screen_panel(const ScreenArguments& a) {
   Passed passed{a.positions, a.values};
   alignas(64) float sums[2 * Vectors][kTileRows][kLanes];
   for (int64_t row = 0; row < a.rows; row += 2 * kTileRows) {
-    for (int i = 0; i < 2 * kTileRows; ++i) prefetch_next(a, row + i);
-    tile_block<Vectors>(a.items + row * a.depth, a.panel, a.depth, sums);
+    for (int i = 0; i < 2 * kTileRows; ++i) prefetch_next(a, row + i, 2 * a.depth);
+    tile_block<Vectors>(static_cast<const uint16_t*>(a.items) + row * a.depth, a.panel, a.depth, sums);
     for (int t = 0; t < 2 * Vectors; ++t) {
       const int vector = t % Vectors;
       const int64_t first = row + t / Vectors * kTileRows;
