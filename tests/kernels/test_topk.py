@@ -137,6 +137,19 @@ def test_crowds_that_the_bound_cannot_part(crowd, metric):
             assert same(found[1], expected[1])
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_what_rounding_turns_around(path):
+    random = np.random.default_rng(6)
+    x, q = vectors(random, 5000, 32, "plain"), np.ones((1, 32), np.float32)
+    x[:10], x[:10, 0] = 0.501, 126.9  # every element rounds up in 8 bits: as far above the score as e allows
+    x[4000], x[4000, 0] = 0.499, 127  # and down: as far below, though this is the best
+    ids, scores = by_path(q, x, 10, "dot", path, 1, packed=True)
+    expected = reference.topk(q, x, 10)
+    assert ids[0, 0] == 4000
+    assert np.array_equal(ids, expected[0])
+    assert same(scores, expected[1])
+
+
 @pytest.mark.parametrize("k", [2400, 2999, 3000])
 def test_k_near_the_number_of_items(k):
     random = np.random.default_rng(4)
