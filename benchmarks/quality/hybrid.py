@@ -158,8 +158,7 @@ def gowalla() -> None:
     train, valid, test = load_gowalla()
     both = gowalla_als.together(train, valid)
     data = gowalla_als.weighted(both, gowalla_als.ITEM_POWER)
-    settings: dict[str, Any] = {"held_out_by": "time", "most_users": 30_000}
-    model = fit(HybridScorer(places(), rounds=1, **settings), data)
+    model = fit(HybridScorer(places(), rounds=1, held_out_by="time", most_users=30_000), data)
     reports = {}
     for name, one in {"hybrid": model, "fixed weights": model.with_weights(FIXED["gowalla"]), **alone(model)}.items():
         reports[name] = evaluate(one, both, test, metrics=gowalla_als.METRICS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -288,11 +289,16 @@ class HistoryAttention:
         self.validation_history_ = []
         known: dict[tuple[Any, ...], tuple[float, float]] = {}
 
+        @functools.lru_cache(maxsize=1)  # all popularities are tried on one attention
+        def attended(temperature: float, smoothing: float, half_life: float | None) -> Float64:
+            how = {"temperature": temperature, "smoothing": smoothing, "half_life": half_life}
+            return standardized(self._attend(users, lists.rows, **how))
+
         def value(**changed: Any) -> tuple[float, float]:
             trial = settings | changed
             key = tuple(trial.values())
             if key not in known:
-                attention, bias = standardized(self._attend(users, lists.rows, **trial)), trial["popularity"] * popular
+                attention, bias = attended(*key[:3]), trial["popularity"] * popular
                 known[key] = max((judge(mixed(first, attention, part, bias)), -part) for part in _MIXINGS)
                 self.validation_history_.append((trial | {"mixing": -known[key][1]}, known[key][0]))
             return known[key]
@@ -466,7 +472,7 @@ def _moments(scores: Any) -> tuple[Float64, Float64]:
 
 
 def standardized(scores: Any) -> Float64:
-    """Bring the filled slots of every list to mean 0 and variance 1; others become 0."""
+    """Bring the filled slots of every list to mean 0 and variance 1; others are -inf."""
     mean, spread = _moments(scores)
     return np.asarray(np.where(np.isfinite(scores), (scores - mean) / spread, -np.inf))
 

@@ -36,16 +36,8 @@ def save(scorer: Any, path: Any) -> None:
         scaling = getattr(attention, side)
         tensors.update({f"{side}.{name}": getattr(scaling, name) for name in _SCALINGS})
     names = (
-        "standardize",
-        "objective",
-        "held_out",
-        "held_out_by",
-        "rounds",
-        "most_users",
-        "strength",
-        "cutoff",
-        "seed",
-    )
+        "standardize", "objective", "held_out", "held_out_by", "rounds", "most_users", "strength", "cutoff", "seed",
+    )  # fmt: skip
     settings = {name: getattr(scorer, name) for name in names}
     settings["attention"], settings["feedback"] = scorer.attention_kind, dataclasses.asdict(scorer.feedback)
     settings["weights"] = None if scorer.weights is None else scorer.weights.tolist()

@@ -33,7 +33,6 @@ from salience.models import Float32
 Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
-Method = Callable[..., tuple[Any, ...]]
 
 USER_STATE = ("1", "log interactions", "interactions^-1/2", "coherence", "mean log popularity")
 ITEM_STATE = ("1", "log interactions", "interactions^-1/2", "unseen")
@@ -141,7 +140,7 @@ class _Trainer:
         """Return what L-BFGS finds; ``evaluate`` is given a function that sums a method's answers over all parts."""
         with ThreadPoolExecutor(self.threads) as pool:
 
-            def total(method: Method, *arguments: Any) -> list[Any]:
+            def total(method: Callable[..., tuple[Any, ...]], *arguments: Any) -> list[Any]:
                 # In the order of the parts, so that the sum does not depend on the threads.
                 answers = pool.map(lambda part: method(part, *arguments), self.parts)
                 return [sum(column) for column in zip(*answers, strict=True)]

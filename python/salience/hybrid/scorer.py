@@ -854,8 +854,9 @@ def held_out_lists(fitted: _Fitted, held_out: Interactions, most_users: int, see
         chosen = slice(start, start + batch)
         scores = fitted.standardized(voices, chosen)
         for n, user in enumerate(users[chosen]):
-            found = draw(held_out.matrix[[user]], histories[[start + n]], scores[n], random)
-            items, targets, log_weights, count = found
+            items, targets, log_weights, count = draw(
+                held_out.matrix[[user]], histories[[start + n]], scores[n], random
+            )
             available = fitted.item_available[items] & user_available[start + n]
             parts.append((scores[n, items], available, states[items], targets, log_weights, len(items), count))
     columns = list(zip(*parts, strict=True))
