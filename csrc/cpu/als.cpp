@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "core/aligned_vector.h"
 #include "core/validate.h"
 #include "cpu/instruction_sets.h"
 #include "cpu/operations.h"
@@ -69,8 +70,8 @@ class ScratchMemory {
   int64_t stride_;
   int64_t order_ = 0;
   int64_t rows_ = 0;
-  std::vector<float> vectors_;
-  std::vector<double> matrix_, gathered_, doubles_, products_;
+  AlignedVector<float> vectors_;
+  AlignedVector<double> matrix_, gathered_, doubles_, products_;
 };
 
 void merge(const AlsRowsOutcome& part, AlsRowsOutcome& total) {
@@ -131,7 +132,7 @@ class SegmentedRow {
   template <class Segment>
   double over_segments(int64_t count, std::vector<float*> totals, Segment segment) {
     const int64_t segments = (end_ - begin_ + kLongSegment - 1) / kLongSegment;
-    std::vector<float> sums(static_cast<size_t>(segments * count * stride_), 0.0f);
+    AlignedVector<float> sums(static_cast<size_t>(segments * count * stride_), 0.0f);
     std::vector<double> values(static_cast<size_t>(segments), 0.0);
     const double operations = 4.0 * static_cast<double>(end_ - begin_) * static_cast<double>(stride_);
     Status status = parallel_for(
@@ -217,12 +218,12 @@ Status gramian(const GramianArguments& arguments, const Context& context) {
   const int64_t f = factors.columns, padded = f + kernels().gramian_padding;
   const int64_t most = std::clamp<int64_t>(kGramianBytes / (padded * padded * 8), 1, 64);
   const int64_t segments = std::clamp<int64_t>(factors.rows / 2048, 1, most);
-  std::vector<double> sums(static_cast<size_t>(segments * padded * padded), 0.0);
+  AlignedVector<double> sums(static_cast<size_t>(segments * padded * padded), 0.0);
   const double operations =
       static_cast<double>(factors.rows) * static_cast<double>(f) * static_cast<double>(f);
   Status status = parallel_for(
       context, worker_count(context, segments, operations), segments, [&](int64_t segment, Worker& worker) {
-        std::vector<float> chunk(static_cast<size_t>(kGramianChunk * padded), 0.0f);
+        AlignedVector<float> chunk(static_cast<size_t>(kGramianChunk * padded), 0.0f);
         const int64_t begin = factors.rows * segment / segments,
                       end = factors.rows * (segment + 1) / segments;
         for (int64_t first = begin; first < end && !worker.should_stop(); first += kGramianChunk) {
@@ -248,17 +249,33 @@ Status rotate(const RotateArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
   const auto& [factors, rotation] = arguments;
   const int64_t f = factors.columns, width = round_up(f, 2 * kernels().lanes);
-  std::vector<float> padded(static_cast<size_t>(f * width), 0.0f);
+  AlignedVector<float> padded(static_cast<size_t>(f * width), 0.0f);
   for (int64_t k = 0; k < f; ++k) std::copy_n(rotation.row(k), f, padded.data() + k * width);
   constexpr int64_t kRows = 240;
   const int64_t units = (factors.rows + kRows - 1) / kRows;
   const double operations =
       static_cast<double>(factors.rows) * static_cast<double>(f) * static_cast<double>(f);
-  return parallel_for(context, worker_count(context, units, operations), units, [&](int64_t unit, Worker&) {
+  const int workers = worker_count(context, units, operations);
+  std::vector<AlignedVector<float>> memory(static_cast<size_t>(workers),
+                                           AlignedVector<float>(static_cast<size_t>(kRows * width)));
+  return parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
     const int64_t first = unit * kRows, count = std::min(kRows, factors.rows - first);
-    std::vector<float> out(static_cast<size_t>(count * width));
-    kernels().rotate(factors.row(first), factors.row_stride, count, f, padded.data(), out.data(), width);
-    for (int64_t r = 0; r < count; ++r) std::copy_n(out.data() + r * width, f, factors.row(first + r));
+    float* const rows = factors.row(first);
+    float* const copy = memory[static_cast<size_t>(worker.index())].data();
+    const auto move = [&](const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+      for (int64_t r = 0; r < count; ++r) std::copy_n(from + r * from_stride, f, to + r * to_stride);
+    };
+    const auto turn = [&](const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+      kernels().rotate(from, from_stride, count, f, padded.data(), width, to, to_stride);
+    };
+    // What follows a row's factors must stay, so where vectors do not end with them the copy is the result.
+    if (width == f) {
+      move(rows, factors.row_stride, copy, width);
+      turn(copy, width, rows, factors.row_stride);
+    } else {
+      turn(rows, factors.row_stride, copy, width);
+      move(copy, width, rows, factors.row_stride);
+    }
   });
 }
 

@@ -101,7 +101,7 @@ struct AlsScratch {
 };
 
 inline constexpr int64_t kAlsVectors = 6;
-inline constexpr int64_t kAlsDoubles = 5;
+inline constexpr int64_t kAlsDoubles = 4;
 inline constexpr int64_t kAlsChunk = 64;      // rows of a rank-k update of a system
 inline constexpr int64_t kLongRow = 1 << 16;  // observations from which a row is summed in segments
 inline constexpr int64_t kLongSegment = 1 << 13;
@@ -188,9 +188,9 @@ struct KernelTable {
                   int64_t sum_stride);
   int64_t gramian_padding;
 
-  // out = rows * rotation; rotation is padded to out_stride columns, a multiple of 2 * lanes.
+  // out = rows * rotation; rotation is padded to `width` columns, a multiple of 2 * lanes, and so is out.
   void (*rotate)(const float* rows, int64_t row_stride, int64_t count, int64_t factors, const float* rotation,
-                 float* out, int64_t out_stride);
+                 int64_t width, float* out, int64_t out_stride);
 
   // Rows begin .. end of a half-step; outcomes holds one for every row of the half-step.
   void (*als_solve)(const HalfStepArguments& arguments, int64_t begin, int64_t end, const AlsScratch& scratch,

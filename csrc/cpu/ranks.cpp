@@ -281,7 +281,7 @@ class FactorBlock {
         for (int64_t j = 0; j < dimensions; ++j)
           panel_[static_cast<size_t>(j * kPanel + i)] = pointers_[start + i][j];
       kernels().rotate(arguments_.queries.row(first_), arguments_.queries.row_stride, count_, dimensions,
-                       panel_.data(), products_.data(), kPanel);
+                       panel_.data(), kPanel, products_.data(), kPanel);
       for (int64_t q = 0; q < count_; ++q)
         std::copy_n(products_.data() + q * kPanel, width, scores_of(q) + start);
     }

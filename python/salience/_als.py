@@ -37,8 +37,11 @@ def padded_width(columns: int) -> int:
 
 
 def padded(rows: int, columns: int) -> Float32:
-    """Return zeros whose rows have the padding that the kernels rely on."""
-    return np.zeros((rows, padded_width(columns)), np.float32)[:, :columns]
+    """Return zeros whose rows have the padding that the kernels rely on, and begin where cache lines do."""
+    width = padded_width(columns)
+    memory = np.zeros(rows * width + _PADDING, np.float32)
+    begin = -memory.ctypes.data % (4 * _PADDING) // 4
+    return memory[begin : begin + rows * width].reshape(rows, width)[:, :columns]
 
 
 def copy_padded(matrix: Float32, rows: int | None = None) -> Float32:

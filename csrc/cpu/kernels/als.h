@@ -25,6 +25,16 @@ inline void relax(float relaxation, const float* start, float* answer, int64_t s
   }
 }
 
+// x - x is 0 unless x is infinite or NaN.
+inline bool is_finite(const float* x, int64_t stride) {
+  F32 total = zero();
+  for (int64_t c = 0; c < stride; c += kLanes) {
+    const F32 v = load(x + c);
+    total = add(total, subtract(v, v));
+  }
+  return sum(total) == 0.0f;
+}
+
 inline double quadratic_form(const double* matrix, int64_t columns, const float* x) {
   double total = 0.0;
   for (int64_t i = 0; i < columns; ++i) {
@@ -36,16 +46,17 @@ inline double quadratic_form(const double* matrix, int64_t columns, const float*
 }
 
 template <class Passes>
-inline void add_losses(const HalfStepArguments& a, int64_t row, const Passes& passes, const float* x,
-                       AlsRowsOutcome& outcome) {
-  const float* const prior = a.prior.data == nullptr ? nullptr : a.prior.row(row);
-  double dense = 0.0, distance = 0.0;
-  for (int64_t c = 0; c < a.data.design.columns; ++c) {
-    const double value = static_cast<double>(x[c]);
-    const double deviation = prior == nullptr ? value : value - static_cast<double>(prior[c]);
-    dense += static_cast<double>(a.diagonal[c]) * value * value;
-    distance += deviation * deviation;
+inline void add_losses(const HalfStepArguments& a, int64_t row, const Passes& passes,
+                       const AlsScratch& scratch, const float* x, AlsRowsOutcome& outcome) {
+  const float* const prior = a.prior.data == nullptr ? scratch.zeros : a.prior.row(row);
+  F64x8 dense_sum = zero8(), distance_sum = zero8();
+  for (int64_t c = 0; c < a.data.design.row_stride; c += 8) {
+    const F64x8 value = widen8(x + c), deviation = subtract8(value, widen8(prior + c));
+    dense_sum = multiply_add8(multiply8(widen8(a.diagonal + c), value), value, dense_sum);
+    distance_sum = multiply_add8(deviation, deviation, distance_sum);
   }
+  double dense = lane_tree(dense_sum);
+  const double distance = lane_tree(distance_sum);
   outcome.ridge_loss += static_cast<double>(a.ridge[row]) * distance;
   if (!a.with_data_loss) return;
   if (a.dense != nullptr) dense = quadratic_form(a.dense, a.data.design.columns, x);
@@ -75,9 +86,8 @@ inline RowOutcome solve_row(const HalfStepArguments& a, int64_t row, const Passe
     return found;
   }
   if (a.relaxation != 1.0f) relax(a.relaxation, vectors.start, x, stride);
-  for (int64_t c = 0; c < a.data.design.columns; ++c)
-    if (x[c] - x[c] != 0.0f) return RowOutcome::not_finite;
-  add_losses(a, row, passes, x, outcome);
+  if (!is_finite(x, stride)) return RowOutcome::not_finite;
+  add_losses(a, row, passes, scratch, x, outcome);
   return RowOutcome::sound;
 }
 

@@ -44,6 +44,20 @@ inline void weigh(const ExactRow& r, int64_t n, double& root, double& target) {
   target = static_cast<double>(wanted);
 }
 
+// Asks for the factors of observations to come, those from `next` on, a few at each call: between the tiles
+// of a product there is time for them, and a burst would fill the queue of outstanding loads.
+struct Following {
+  const ExactRow& r;
+  int64_t next;
+
+  void operator()() {
+    for (int i = 0; i < 2 && next < r.a.data.observations.entries; ++i, ++next) {
+      const float* const y = factors_of(r.a.data, next);
+      for (int64_t c = 0; c < r.stride(); c += 16) __builtin_prefetch(y + c, 0, 2);
+    }
+  }
+};
+
 inline double product(const float* y, const double* x, int64_t width) {
   F64x8 total = zero8();
   for (int64_t c = 0; c < width; c += 8) total = multiply_add8(widen8(y + c), load8(x + c), total);
@@ -87,18 +101,17 @@ inline RowOutcome solve_short(const ExactRow& r, float* x) {
     double root, target;
     weigh(r, k, root, target);
     const float* const y = factors_of(r.a.data, r.begin + k);
-    right[k] = root * (target - product(y, centre, stride));
+    right[k] = root * (r.a.prior.data == nullptr ? target : target - product(y, centre, stride));
     const F64x8 scale = broadcast8(root);
     for (int64_t c = 0; c < stride; c += 8)
       store8(out + c, multiply8(multiply8(scale, load8(inverse + c)), widen8(y + c)));
   }
-  const System system{r.scratch.matrix, r.scratch.order, order, r.vector(3)};
-  products_of_rows(z, stride, system);
+  const System system{r.scratch.matrix, r.scratch.order, order};
+  products_of_rows(z, stride, system, Following{r, r.begin + n});
   for (int64_t k = 0; k < order; ++k) system.row(k)[k] += 1.0;
-  const RowOutcome outcome = factorize(system);
+  const RowOutcome outcome = solve(system, right);
   if (outcome != RowOutcome::sound) return outcome;
-  solve(system, right);
-  double* const sum = r.vector(4);
+  double* const sum = r.vector(3);
   for (int64_t c = 0; c < stride; ++c) sum[c] = 0.0;
   for (int64_t k = 0; k < n; ++k) add_scaled(z + k * stride, right[k], stride, sum);
   for (int64_t c = 0; c < r.columns(); ++c) x[c] = static_cast<float>(centre[c] + inverse[c] * sum[c]);
@@ -117,7 +130,7 @@ inline void add_observations(const ExactRow& r, int64_t first, int64_t width, co
       widen_row(factors_of(r.a.data, r.begin + start + k) + first, width, root, chunk + k * width);
       add_scaled(chunk + k * width, root * (target - products[start + k]), width, right);
     }
-    add_outer_products(chunk, width, count, system);
+    add_outer_products(chunk, width, count, system, Following{r, r.begin + start + count});
   }
 }
 
@@ -133,7 +146,7 @@ inline RowOutcome solve_blocks(const ExactRow& r, int64_t block, bool from_zero,
   for (int64_t first = 0; first < columns; first += block) {
     const int64_t left = stride - first, width = left < block ? left : block;
     double* const right = r.vector(1);
-    const System system{r.scratch.matrix, r.scratch.order, width, r.vector(3)};
+    const System system{r.scratch.matrix, r.scratch.order, width};
     for (int64_t c = 0; c < width; ++c) {
       for (int64_t j = 0; j <= c; ++j) system.row(c)[j] = 0.0;
       const bool real = first + c < columns;
@@ -141,9 +154,8 @@ inline RowOutcome solve_blocks(const ExactRow& r, int64_t block, bool from_zero,
       right[c] = real ? r.pull(first + c) - r.dense(first + c) * wide[first + c] : 0.0;
     }
     add_observations(r, first, width, p, system, right);
-    const RowOutcome outcome = factorize(system);
+    const RowOutcome outcome = solve(system, right);
     if (outcome != RowOutcome::sound) return outcome;
-    solve(system, right);
     for (int64_t c = 0; c < width; ++c) wide[first + c] += right[c];
     if (first + block < columns)
       for (int64_t k = 0; k < r.count; ++k)
@@ -163,7 +175,7 @@ inline RowOutcome solve_nonnegative(const ExactRow& r, float* x) {
   double* const slope = r.vector(1);  // b - A x
   double* const p = r.scratch.products;
   for (int64_t k = 0; k < r.count; ++k) p[k] = 0.0;
-  const System system{r.scratch.matrix, r.scratch.order, stride, r.vector(3)};
+  const System system{r.scratch.matrix, r.scratch.order, stride};
   for (int64_t c = 0; c < stride; ++c) {
     for (int64_t j = 0; j <= c; ++j)
       system.row(c)[j] = c < columns && r.a.dense != nullptr ? r.a.dense[c * columns + j] : 0.0;

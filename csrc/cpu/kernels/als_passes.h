@@ -1,6 +1,6 @@
-// Passes over the observations of a row, four at a time, so that four horizontal sums overlap. The factors
-// are read where they lie: a row's are still in the cache when the next pass wants them, and copying them
-// together costs more than it saves.
+// Passes over the observations of a row, eight or four at a time: so many inner products overlap, and a sum
+// over the row is loaded and stored once for all of them. The factors are read where they lie: a row's are
+// still in the cache when the next pass wants them, and copying them together costs more than it saves.
 //
 // N is the number of vectors in a row of factors where that is known when compiling (sums then stay in
 // registers), else 0.
@@ -14,8 +14,11 @@ namespace {
 using salience::AlsObservations;
 using salience::Feedback;
 
-constexpr int kEntriesAtOnce = 4;
-constexpr int64_t kPrefetchAhead = 16;  // entries; across the ends of rows, which are short
+// Narrow rows spend more on the sums of their inner products than on the factors.
+template <int N>
+constexpr bool is_narrow() {
+  return N > 0 && N * kLanes <= 64;
+}
 
 template <int I, int N, class Function>
 inline __attribute__((always_inline)) void unrolled(Function& function) {
@@ -35,13 +38,6 @@ inline __attribute__((always_inline)) void for_vectors(int64_t stride, Function 
   }
 }
 
-// Four observations; missing ones have weight 0 and factors 0.
-struct Four {
-  const float* rows[kEntriesAtOnce];
-  float weights[kEntriesAtOnce];
-  float targets[kEntriesAtOnce];
-};
-
 inline void weigh(const AlsObservations& data, int64_t entry, float& weight, float& target) {
   const float value = data.observations.values[entry];
   if (data.feedback == Feedback::explicit_feedback) {
@@ -57,49 +53,77 @@ inline const float* factors_of(const AlsObservations& data, int64_t entry) {
   return data.design.data + data.observations.indices[entry] * data.design.row_stride;
 }
 
-inline Four four_at(const AlsObservations& data, int64_t entry, int64_t end, const float* zeros) {
-  Four four;
-  for (int i = 0; i < kEntriesAtOnce; ++i) {
-    const bool there = entry + i < end;
-    four.rows[i] = there ? factors_of(data, entry + i) : zeros;
-    if (there) {
-      weigh(data, entry + i, four.weights[i], four.targets[i]);
-    } else {
-      four.weights[i] = four.targets[i] = 0.0f;
-    }
-  }
-  return four;
-}
-
-// The factors that a later four will want. Fetched a cache line at a time between this four's arithmetic: a
-// burst would fill the queue of outstanding loads and stall.
-struct Ahead {
-  const float* rows[kEntriesAtOnce];
+// Observations that are taken together; missing ones have weight 0 and factors 0.
+template <int E>
+struct Entries {
+  const float* rows[E];
+  float weights[E];
+  float targets[E];
 };
 
-inline Ahead ahead_of(const AlsObservations& data, int64_t entry, const float* zeros) {
-  Ahead ahead;
-  for (int i = 0; i < kEntriesAtOnce; ++i) {
-    const int64_t e = entry + kPrefetchAhead + i;
+template <int E>
+inline Entries<E> entries_at(const AlsObservations& data, int64_t entry, int64_t end, const float* zeros) {
+  Entries<E> entries;
+  for (int i = 0; i < E; ++i) {
+    if (entry + i < end) {
+      entries.rows[i] = factors_of(data, entry + i);
+      weigh(data, entry + i, entries.weights[i], entries.targets[i]);
+    } else {
+      entries.rows[i] = zeros;
+      entries.weights[i] = entries.targets[i] = 0.0f;
+    }
+  }
+  return entries;
+}
+
+// function(Count<E>, entry) along a row. Fours end it where they suffice: missing observations cost as much
+// as others.
+template <int E>
+struct Count {
+  static constexpr int value = E;
+};
+
+template <int N, class Function>
+inline __attribute__((always_inline)) void for_entries(int64_t begin, int64_t end, Function function) {
+  constexpr int kMost = is_narrow<N>() ? 4 : 8;
+  int64_t e = begin;
+  for (; end - e > kMost / 2 || (kMost == 4 && e < end); e += kMost) function(Count<kMost>{}, e);
+  if (kMost == 8 && e < end) function(Count<4>{}, e);
+}
+
+// The factors that later observations will want. Fetched a cache line at a time between the arithmetic: a
+// burst would fill the queue of outstanding loads and stall.
+template <int E>
+struct Ahead {
+  const float* rows[E];
+};
+
+template <int N, int E>
+inline Ahead<E> ahead_of(const AlsObservations& data, int64_t entry, const float* zeros) {
+  constexpr int64_t kDistance = is_narrow<N>() ? 16 : 8;  // across the ends of rows, which are short
+  Ahead<E> ahead;
+  for (int i = 0; i < E; ++i) {
+    const int64_t e = entry + kDistance + i;
     ahead.rows[i] = e < data.observations.entries ? factors_of(data, e) : zeros;
   }
   return ahead;
 }
 
-inline void prefetch(const Ahead& ahead, int64_t c) {
-  for (int i = 0; i < kEntriesAtOnce; ++i) __builtin_prefetch(ahead.rows[i] + c, 0, 2);
+template <int E>
+inline void prefetch(const Ahead<E>& ahead, int64_t c) {
+  for (int i = 0; i < E; ++i) __builtin_prefetch(ahead.rows[i] + c);
 }
 
-template <int N>
-inline void products(const Four& four, const float* x, int64_t stride, float (&out)[kEntriesAtOnce]) {
-  F32 sums[kEntriesAtOnce];
-  for (int i = 0; i < kEntriesAtOnce; ++i) sums[i] = zero();
+template <int N, int E>
+inline void products(const Entries<E>& entries, const float* x, int64_t stride, float (&out)[E]) {
+  F32 sums[E / 4][4];
+  for (int i = 0; i < E; ++i) sums[i / 4][i % 4] = zero();
   for_vectors<N>(stride, [&](int64_t v) {
     const F32 xv = load(x + v * kLanes);
-    for (int i = 0; i < kEntriesAtOnce; ++i)
-      sums[i] = multiply_add(load(four.rows[i] + v * kLanes), xv, sums[i]);
+    for (int i = 0; i < E; ++i)
+      sums[i / 4][i % 4] = multiply_add(load(entries.rows[i] + v * kLanes), xv, sums[i / 4][i % 4]);
   });
-  sum_four(sums, out);
+  for (int i = 0; i < E; i += 4) sum_four(sums[i / 4], out + i);
 }
 
 // Sums over a row of observations, a vector of each for every vector of factors: in registers where N says
@@ -135,23 +159,24 @@ inline void prepare_pass(const AlsObservations& data, int64_t begin, int64_t end
   constexpr int kHeld = N <= 4 && kLanes == 16 ? N : 0;  // three sums: they fit where one would leave room
   const int64_t stride = data.design.row_stride;
   RowSums<kHeld> squares(square), rights(right), residuals(residual);
-  for (int64_t e = begin; e < end; e += kEntriesAtOnce) {
-    const Ahead ahead = ahead_of(data, e, zeros);
-    const Four four = four_at(data, e, end, zeros);
-    float found[kEntriesAtOnce];
-    products<N>(four, x, stride, found);
-    F32 weight[kEntriesAtOnce], pull[kEntriesAtOnce], error[kEntriesAtOnce];
-    for (int i = 0; i < kEntriesAtOnce; ++i) {
-      weight[i] = broadcast(four.weights[i]);
-      pull[i] = broadcast(four.weights[i] * four.targets[i]);
-      error[i] = broadcast(four.weights[i] * (four.targets[i] - found[i]));
+  for_entries<N>(begin, end, [&](auto count, int64_t e) {
+    constexpr int E = decltype(count)::value;
+    const Ahead<E> ahead = ahead_of<N, E>(data, e, zeros);
+    const Entries<E> entries = entries_at<E>(data, e, end, zeros);
+    float found[E];
+    products<N>(entries, x, stride, found);
+    F32 weight[E], pull[E], error[E];
+    for (int i = 0; i < E; ++i) {
+      weight[i] = broadcast(entries.weights[i]);
+      pull[i] = broadcast(entries.weights[i] * entries.targets[i]);
+      error[i] = broadcast(entries.weights[i] * (entries.targets[i] - found[i]));
     }
     for_vectors<N>(stride, [&](int64_t v) {
       const int64_t c = v * kLanes;
       if (c % 16 == 0) prefetch(ahead, c);
       F32 s = squares.get(v), b = rights.get(v), r = residuals.get(v);
-      for (int i = 0; i < kEntriesAtOnce; ++i) {
-        const F32 y = load(four.rows[i] + c);
+      for (int i = 0; i < E; ++i) {
+        const F32 y = load(entries.rows[i] + c);
         s = multiply_add(multiply(weight[i], y), y, s);
         b = multiply_add(pull[i], y, b);
         r = multiply_add(error[i], y, r);
@@ -160,7 +185,7 @@ inline void prepare_pass(const AlsObservations& data, int64_t begin, int64_t end
       rights.set(v, b);
       residuals.set(v, r);
     });
-  }
+  });
   squares.keep();
   rights.keep();
   residuals.keep();
@@ -170,20 +195,20 @@ template <int N>
 inline void apply_pass(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
                        const float* direction, float* image) {
   const int64_t stride = data.design.row_stride;
-  RowSums<N> sums(image);
-  for (int64_t e = begin; e < end; e += kEntriesAtOnce) {
-    const Four four = four_at(data, e, end, zeros);
-    float found[kEntriesAtOnce];
-    products<N>(four, direction, stride, found);
-    F32 scale[kEntriesAtOnce];
-    for (int i = 0; i < kEntriesAtOnce; ++i) scale[i] = broadcast(found[i] * four.weights[i]);
+  RowSums<N <= 8 ? N : 0> sums(image);
+  for_entries<N>(begin, end, [&](auto count, int64_t e) {
+    constexpr int E = decltype(count)::value;
+    const Entries<E> entries = entries_at<E>(data, e, end, zeros);
+    float found[E];
+    products<N>(entries, direction, stride, found);
+    F32 scale[E];
+    for (int i = 0; i < E; ++i) scale[i] = broadcast(found[i] * entries.weights[i]);
     for_vectors<N>(stride, [&](int64_t v) {
       F32 total = sums.get(v);
-      for (int i = 0; i < kEntriesAtOnce; ++i)
-        total = multiply_add(load(four.rows[i] + v * kLanes), scale[i], total);
+      for (int i = 0; i < E; ++i) total = multiply_add(load(entries.rows[i] + v * kLanes), scale[i], total);
       sums.set(v, total);
     });
-  }
+  });
   sums.keep();
 }
 
@@ -191,15 +216,16 @@ template <int N>
 inline double loss_pass(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
                         const float* x) {
   double total = 0.0;
-  for (int64_t e = begin; e < end; e += kEntriesAtOnce) {
-    const Four four = four_at(data, e, end, zeros);
-    float found[kEntriesAtOnce];
-    products<N>(four, x, data.design.row_stride, found);
-    for (int i = 0; i < kEntriesAtOnce; ++i) {
-      const double error = static_cast<double>(four.targets[i]) - static_cast<double>(found[i]);
-      total += static_cast<double>(four.weights[i]) * error * error;
+  for_entries<N>(begin, end, [&](auto count, int64_t e) {
+    constexpr int E = decltype(count)::value;
+    const Entries<E> entries = entries_at<E>(data, e, end, zeros);
+    float found[E];
+    products<N>(entries, x, data.design.row_stride, found);
+    for (int i = 0; i < E; ++i) {
+      const double error = static_cast<double>(entries.targets[i]) - static_cast<double>(found[i]);
+      total += static_cast<double>(entries.weights[i]) * error * error;
     }
-  }
+  });
   return total;
 }
 
@@ -213,6 +239,7 @@ template <class Function>
 inline auto with_width(int64_t stride, Function function) {
   if (stride == 4 * kLanes) return function(Width<4>{});
   if (stride == 8 * kLanes) return function(Width<8>{});
+  if (stride == 16 * kLanes) return function(Width<16>{});
   return function(Width<0>{});
 }
 

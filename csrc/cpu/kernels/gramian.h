@@ -26,23 +26,24 @@ void gramian(const float* rows, int64_t row_stride, int64_t count, int64_t facto
 
 template <int Rows>
 inline void rotate_tile(const float* rows, int64_t row_stride, int64_t factors, const float* rotation,
-                        float* out, int64_t out_stride) {
-  for (int64_t j = 0; j < out_stride; j += 2 * kLanes) {
+                        int64_t width, float* out, int64_t out_stride) {
+  for (int64_t j = 0; j < width; j += 2 * kLanes) {
     F32 acc[Rows][2];
-    tile_product<Rows, 2>(rows, row_stride, 1, rotation + j, out_stride, factors, acc);
+    tile_product<Rows, 2>(rows, row_stride, 1, rotation + j, width, factors, acc);
     for (int r = 0; r < Rows; ++r)
       for (int v = 0; v < 2; ++v) store(out + r * out_stride + j + v * kLanes, acc[r][v]);
   }
 }
 
 void rotate(const float* rows, int64_t row_stride, int64_t count, int64_t factors, const float* rotation,
-            float* out, int64_t out_stride) {
+            int64_t width, float* out, int64_t out_stride) {
   int64_t r = 0;
   for (; r + kScreenRows <= count; r += kScreenRows)
-    rotate_tile<kScreenRows>(rows + r * row_stride, row_stride, factors, rotation, out + r * out_stride,
-                             out_stride);
+    rotate_tile<kScreenRows>(rows + r * row_stride, row_stride, factors, rotation, width,
+                             out + r * out_stride, out_stride);
   for (; r < count; ++r)
-    rotate_tile<1>(rows + r * row_stride, row_stride, factors, rotation, out + r * out_stride, out_stride);
+    rotate_tile<1>(rows + r * row_stride, row_stride, factors, rotation, width, out + r * out_stride,
+                   out_stride);
 }
 
 }  // namespace

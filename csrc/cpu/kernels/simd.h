@@ -35,7 +35,7 @@ inline F32 multiply_add(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); 
 inline F32 larger(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 inline float sum(F32 v) { return _mm512_reduce_add_ps(v); }
 inline __m256 halves(F32 v) { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); }
-inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
+inline void sum_four(const F32 (&v)[4], float* out) {
   const __m256 low = _mm256_hadd_ps(halves(v[0]), halves(v[1]));
   const __m256 s = _mm256_hadd_ps(low, _mm256_hadd_ps(halves(v[2]), halves(v[3])));
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
@@ -117,7 +117,7 @@ inline float sum(F32 v) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
-inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
+inline void sum_four(const F32 (&v)[4], float* out) {
   const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
 }
@@ -193,7 +193,7 @@ inline F32 multiply(F32 a, F32 b) { return a * b; }
 inline F32 multiply_add(F32 a, F32 b, F32 c) { return a * b + c; }
 inline F32 larger(F32 a, F32 b) { return a > b ? a : b; }
 inline float sum(F32 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
-inline void sum_four(const F32 (&v)[4], float (&out)[4]) {
+inline void sum_four(const F32 (&v)[4], float* out) {
   for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
 }
 inline float tree_sixteen(const F32 (&v)[4]) { return sum((v[0] + v[2]) + (v[1] + v[3])); }
