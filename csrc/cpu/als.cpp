@@ -256,17 +256,26 @@ Status rotate(const RotateArguments& arguments, const Context& context) {
   const double operations =
       static_cast<double>(factors.rows) * static_cast<double>(f) * static_cast<double>(f);
   const int workers = worker_count(context, units, operations);
-  std::vector<AlignedVector<float>> memory(static_cast<size_t>(workers),
-                                           AlignedVector<float>(static_cast<size_t>(kRows * width)));
+  struct Memory {
+    AlignedVector<float> copy;
+    AlignedVector<uint16_t> parts;
+  };
+  std::vector<Memory> memory(static_cast<size_t>(workers));
+  for (auto& [copy, parts] : memory) {
+    copy.resize(static_cast<size_t>(kRows * width));
+    parts.resize(static_cast<size_t>(kernels().turning_memory(kRows, f)));
+  }
   return parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
     const int64_t first = unit * kRows, count = std::min(kRows, factors.rows - first);
     float* const rows = factors.row(first);
-    float* const copy = memory[static_cast<size_t>(worker.index())].data();
+    auto& [memory_of_copy, parts] = memory[static_cast<size_t>(worker.index())];
+    float* const copy = memory_of_copy.data();
+    uint16_t* const memory_of_parts = parts.data();
     const auto move = [&](const float* from, int64_t from_stride, float* to, int64_t to_stride) {
       for (int64_t r = 0; r < count; ++r) std::copy_n(from + r * from_stride, f, to + r * to_stride);
     };
     const auto turn = [&](const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-      kernels().rotate(from, from_stride, count, f, padded.data(), width, to, to_stride);
+      kernels().turn(from, from_stride, count, f, padded.data(), width, to, to_stride, memory_of_parts);
     };
     // What follows a row's factors must stay, so where vectors do not end with them the copy is the result.
     if (width == f) {

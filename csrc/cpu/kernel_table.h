@@ -191,6 +191,10 @@ struct KernelTable {
   // out = rows * rotation; rotation is padded to `width` columns, a multiple of 2 * lanes, and so is out.
   void (*rotate)(const float* rows, int64_t row_stride, int64_t count, int64_t factors, const float* rotation,
                  int64_t width, float* out, int64_t out_stride);
+  // The same on matrix tiles, where there are any; `memory` has turning_memory(count, factors) numbers.
+  void (*turn)(const float* rows, int64_t row_stride, int64_t count, int64_t factors, const float* rotation,
+               int64_t width, float* out, int64_t out_stride, uint16_t* memory);
+  int64_t (*turning_memory)(int64_t count, int64_t factors);
 
   // Rows begin .. end of a half-step; outcomes holds one for every row of the half-step.
   void (*als_solve)(const HalfStepArguments& arguments, int64_t begin, int64_t end, const AlsScratch& scratch,

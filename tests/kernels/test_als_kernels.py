@@ -268,6 +268,21 @@ def test_gramian_and_rotation(rows, factors):
     assert not x.base[:, factors:].any()
 
 
+@pytest.mark.parametrize("factors", [1, 3, 16, 31, 32, 64, 100, 130])
+@pytest.mark.parametrize("rows", [1, 12, 31, 33, 240, 241, 500])
+def test_rotation_errs_by_roundings_of_float32_alone(rows, factors):
+    random = np.random.default_rng(rows * factors)
+    x = padded(random.standard_normal((rows, factors)) * 10.0 ** random.uniform(-12, 12, (rows, factors)))
+    x.base[:, factors:] = 7.0  # a bias may follow the factors
+    x[0] = 1.0 + 2.0**-23 * np.arange(factors)  # the last bits count
+    rotation = (random.standard_normal((factors, factors)) * 10.0 ** random.uniform(-6, 0, factors)).astype(np.float32)
+    wide = x.astype(np.float64)
+    _core.rotate(x, rotation, 1)
+    room = (6 * factors + 3) * 2.0**-24 * (np.abs(wide) @ np.abs(rotation).astype(np.float64))
+    assert (np.abs(x - wide @ rotation) <= room).all()
+    assert (x.base[:, factors:] == 7.0).all()
+
+
 def test_random_numbers_are_normal_and_repeatable():
     x = _core.random_normal(3, 0, 500, 200)
     assert abs(x.mean()) < 0.02

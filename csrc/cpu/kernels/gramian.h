@@ -46,4 +46,15 @@ void rotate(const float* rows, int64_t row_stride, int64_t count, int64_t factor
                    out_stride);
 }
 
+#if !defined(SALIENCE_TILES)
+
+void turn(const float* rows, int64_t row_stride, int64_t count, int64_t factors, const float* rotation,
+          int64_t width, float* out, int64_t out_stride, uint16_t*) {
+  rotate(rows, row_stride, count, factors, rotation, width, out, out_stride);
+}
+
+int64_t turning_memory(int64_t, int64_t) { return 0; }
+
+#endif
+
 }  // namespace

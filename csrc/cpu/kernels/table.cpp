@@ -10,6 +10,7 @@
 #include "cpu/kernels/select.h"
 #include "cpu/kernels/unit.h"
 #if defined(SALIENCE_TILES)
+#include "cpu/kernels/split.h"
 #include "cpu/kernels/tiles.h"
 #endif
 
@@ -50,6 +51,8 @@ constexpr salience::cpu::KernelTable kTable = {
     gramian,
     kGramianPadding,
     rotate,
+    turn,
+    turning_memory,
     als_solve,
     als_solve_long,
     als_prepare,
