@@ -239,7 +239,7 @@ template <class Function>
 inline auto with_width(int64_t stride, Function function) {
   if (stride == 4 * kLanes) return function(Width<4>{});
   if (stride == 8 * kLanes) return function(Width<8>{});
-  if (stride == 16 * kLanes) return function(Width<16>{});
+  if (kLanes > 4 && stride == 16 * kLanes) return function(Width<16>{});
   return function(Width<0>{});
 }
 
