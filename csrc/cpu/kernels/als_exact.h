@@ -44,20 +44,6 @@ inline void weigh(const ExactRow& r, int64_t n, double& root, double& target) {
   target = static_cast<double>(wanted);
 }
 
-// Asks for the factors of observations to come, those from `next` on, a few at each call: between the tiles
-// of a product there is time for them, and a burst would fill the queue of outstanding loads.
-struct Following {
-  const ExactRow& r;
-  int64_t next;
-
-  void operator()() {
-    for (int i = 0; i < 2 && next < r.a.data.observations.entries; ++i, ++next) {
-      const float* const y = factors_of(r.a.data, next);
-      for (int64_t c = 0; c < r.stride(); c += 16) __builtin_prefetch(y + c, 0, 2);
-    }
-  }
-};
-
 inline double product(const float* y, const double* x, int64_t width) {
   F64x8 total = zero8();
   for (int64_t c = 0; c < width; c += 8) total = multiply_add8(widen8(y + c), load8(x + c), total);
@@ -107,7 +93,7 @@ inline RowOutcome solve_short(const ExactRow& r, float* x) {
       store8(out + c, multiply8(multiply8(scale, load8(inverse + c)), widen8(y + c)));
   }
   const System system{r.scratch.matrix, r.scratch.order, order};
-  products_of_rows(z, stride, system, Following{r, r.begin + n});
+  products_of_rows(z, stride, system);
   for (int64_t k = 0; k < order; ++k) system.row(k)[k] += 1.0;
   const RowOutcome outcome = solve(system, right);
   if (outcome != RowOutcome::sound) return outcome;
@@ -130,7 +116,7 @@ inline void add_observations(const ExactRow& r, int64_t first, int64_t width, co
       widen_row(factors_of(r.a.data, r.begin + start + k) + first, width, root, chunk + k * width);
       add_scaled(chunk + k * width, root * (target - products[start + k]), width, right);
     }
-    add_outer_products(chunk, width, count, system, Following{r, r.begin + start + count});
+    add_outer_products(chunk, width, count, system);
   }
 }
 

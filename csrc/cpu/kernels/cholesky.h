@@ -39,16 +39,10 @@ inline void outer_tile(const double* rows, int64_t width, int64_t count, int64_t
 }
 
 // system += sum_k y_k y_k^T over `count` rows of `width`, a multiple of 16. Tiles across the diagonal write
-// above it too, where nothing is read. `between` is called after each tile.
-template <class Between>
-inline void add_outer_products(const double* rows, int64_t width, int64_t count, const System& system,
-                               Between between) {
-  for (int64_t i = 0; i < width; i += 4) {
-    for (int64_t j = 0; j <= i; j += 16) {
-      outer_tile(rows, width, count, i, j, system);
-      between();
-    }
-  }
+// above it too, where nothing is read.
+inline void add_outer_products(const double* rows, int64_t width, int64_t count, const System& system) {
+  for (int64_t i = 0; i < width; i += 4)
+    for (int64_t j = 0; j <= i; j += 16) outer_tile(rows, width, count, i, j, system);
 }
 
 // Rows i .. i + Rows of the inner products with rows j .. j + 4.
@@ -78,16 +72,11 @@ inline void product_tile(const double* rows, int64_t stride, int64_t i, int64_t 
   }
 }
 
-// Lower triangle of the inner products of `system.order` rows. `between` is called after each tile.
-template <class Between>
-inline void products_of_rows(const double* rows, int64_t stride, const System& system, Between between) {
+// Lower triangle of the inner products of `system.order` rows.
+inline void products_of_rows(const double* rows, int64_t stride, const System& system) {
   constexpr int kRows = kLanes == 16 ? 4 : 2;  // as many sums as registers hold
-  for (int64_t i = 0; i < system.order; i += kRows) {
-    for (int64_t j = 0; j < i + kRows; j += 4) {
-      product_tile<kRows>(rows, stride, i, j, system);
-      between();
-    }
-  }
+  for (int64_t i = 0; i < system.order; i += kRows)
+    for (int64_t j = 0; j < i + kRows; j += 4) product_tile<kRows>(rows, stride, i, j, system);
 }
 
 // Row i of the eight columns from `block` on, less what the columns before them explain.
