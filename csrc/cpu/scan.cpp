@@ -110,12 +110,44 @@ void GroupScan::scan(int64_t begin, int64_t end, Worker& worker) {
   for (int64_t q = 0; q < count_; ++q)
     if (!queries_[static_cast<size_t>(q)].exhaustive) score_additions(q);
   screen(begin, end, worker);
-  for (int64_t q = 0; q < count_; ++q) {
-    if (queries_[static_cast<size_t>(q)].exhaustive) continue;
-    compact(q);
-    rescore(q);
-  }
   score_exhaustively(begin, end, worker);
+  // Scans of other ranges, which live until all are done, find this memory again while it is warm.
+  found_ = {};
+  values_ = {};
+  panels_ = {};
+}
+
+std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
+  const auto n = static_cast<size_t>(q);
+  std::vector<uint64_t> survivors;
+  for (int64_t r = 0; r < count; ++r) {
+    const std::vector<uint64_t>& part = scans[r]->queries_[n].survivors;
+    survivors.insert(survivors.end(), part.begin(), part.end());
+  }
+  GroupScan& first = *scans[0];
+  const auto k = static_cast<size_t>(first.request_.k);
+  double lower = -ScreeningBound::kInfinity;
+  if (survivors.size() >= k) {
+    partition_largest(survivors.data(), survivors.size(), k);
+    lower = Survivors::lower(survivors[k - 1]);
+  }
+  survivors.clear();
+  for (int64_t r = 0; r < count; ++r) {
+    std::vector<uint64_t>& part = scans[r]->queries_[n].survivors;
+    if (part.empty()) continue;
+    scans[r]->adopt_level(q);
+    scans[r]->raise_level_to_survivors(q, lower);
+    scans[r]->drop(q, 0);
+    survivors.insert(survivors.end(), part.begin(), part.end());
+  }
+  first.queries_[n].survivors = std::move(survivors);
+  first.rescore(q);
+  std::vector<Key> keys;
+  for (int64_t r = 0; r < count; ++r) {
+    const std::vector<Key>& part = scans[r]->best_[n].keys();
+    keys.insert(keys.end(), part.begin(), part.end());
+  }
+  return keys;
 }
 
 void GroupScan::encode_queries() {
@@ -270,7 +302,7 @@ void GroupScan::bootstrap(int64_t blocks, int64_t step) {
   }
   const int64_t spare = static_cast<int64_t>(sample.size()) * tiles - 2 * request_.k;
   if (spare < 0) return;
-  adopt_levels();
+  for (int64_t q = 0; q < count_; ++q) adopt_level(q);
   for (int64_t first = 0; first < count_; first += panel_lanes_) bootstrap_panel(first, sample, spare);
 }
 
@@ -311,15 +343,14 @@ void GroupScan::bootstrap_panel(int64_t first, const std::vector<int64_t>& sampl
     const auto rank = static_cast<size_t>(request_.k + left_out);
     partition_largest(mine, found, rank);
     if (mine[rank - 1] == 0) continue;
-    const double lower = Survivors::lower(mine[rank - 1]);
-    raise_level(q, bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm));
+    raise_level_to_survivors(q, Survivors::lower(mine[rank - 1]));
   }
 }
 
 void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes,
                              const void* next) {
   if (!packed.irregular.empty()) score_irregular(block, packed);
-  adopt_levels();
+  for (int64_t q = 0; q < count_; ++q) adopt_level(q);
   for (int64_t first = 0; first < count_; first += panel_lanes_) {
     const int64_t lanes = std::min(panel_lanes_, count_ - first);
     if (!set_thresholds(first, block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr)) continue;
@@ -465,12 +496,10 @@ void GroupScan::raise_level(int64_t q, double level) {
   if (level > shared.load(std::memory_order_relaxed)) shared.store(level, std::memory_order_relaxed);
 }
 
-void GroupScan::adopt_levels() {
+void GroupScan::adopt_level(int64_t q) {
   if (request_.levels == nullptr) return;
-  for (int64_t q = 0; q < count_; ++q) {
-    double& current = levels_[static_cast<size_t>(q)];
-    current = std::max(current, request_.levels[first_ + q].load(std::memory_order_relaxed));
-  }
+  double& current = levels_[static_cast<size_t>(q)];
+  current = std::max(current, request_.levels[first_ + q].load(std::memory_order_relaxed));
 }
 
 double GroupScan::error_at(int64_t q, double lower, int64_t position) const {
@@ -534,10 +563,29 @@ void GroupScan::compact(int64_t q) {
   size_t kept = 0;
   if (survivors.size() >= k) {
     partition_largest(survivors.data(), survivors.size(), k);
-    const double lower = Survivors::lower(survivors[k - 1]);
-    raise_level(q, bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm));
+    raise_level_to_survivors(q, Survivors::lower(survivors[k - 1]));
     kept = k;  // the k best by lower bound stay: each of them may be
   }
+  drop(q, kept);
+  kept = survivors.size();
+  if (kept <= query.capacity / 2) return;
+  const auto limit = static_cast<size_t>(survivor_limit(request_.k));
+  if (query.capacity < limit) {
+    query.capacity = std::min(limit, 2 * query.capacity);
+  } else if (kept > query.capacity - query.capacity / 4) {
+    tighten(q);
+  }
+}
+
+// Raises the level to what k survivors, whose S is at least `lower`, reach.
+void GroupScan::raise_level_to_survivors(int64_t q, double lower) {
+  const Query& query = queries_[static_cast<size_t>(q)];
+  raise_level(q, bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm));
+}
+
+// Drops the survivors that cannot reach the level, the first `kept` of them excepted.
+void GroupScan::drop(int64_t q, size_t kept) {
+  std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
   const double level = levels_[static_cast<size_t>(q)];
   for (size_t n = kept; n < survivors.size(); ++n) {
     const double lower = Survivors::lower(survivors[n]);
@@ -546,13 +594,6 @@ void GroupScan::compact(int64_t q) {
     if (!(upper < level)) survivors[kept++] = survivors[n];
   }
   survivors.resize(kept);
-  if (kept <= query.capacity / 2) return;
-  const auto limit = static_cast<size_t>(survivor_limit(request_.k));
-  if (query.capacity < limit) {
-    query.capacity = std::min(limit, 2 * query.capacity);
-  } else if (kept > query.capacity - query.capacity / 4) {
-    tighten(q);
-  }
 }
 
 // Too many survivors for the bound to part: their canonical scores part them. A query for which even

@@ -94,7 +94,7 @@ class GroupScan {
  public:
   GroupScan(const Request& request, int64_t first, int64_t count);
 
-  // Offers every item of blocks begin .. end; once per object.
+  // Screens every item of blocks begin .. end; once per object.
   void scan(int64_t begin, int64_t end, Worker& worker);
 
   // For tests of the bound: what the scan computes for every pair instead of scanning, and how far off it
@@ -102,8 +102,10 @@ class GroupScan {
   //   values, errors: count x items, in terms of S; offsets, norms: count.
   void probe(double* values, double* errors, double* offsets, double* norms);
 
-  // The k best of what was scanned for query first + q, in no order.
-  const std::vector<Key>& best(int64_t q) const { return best_[static_cast<size_t>(q)].keys(); }
+  // What `count` scans of the same queries over different ranges found for query first + q: its k best,
+  // perhaps among others, in no order. Survivors are judged by a level for all ranges before they are scored:
+  // each range by itself would score about k of its own. Once for each q.
+  static std::vector<Key> best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
 
  private:
   // What the scan says about an item: its S is within `error` of lower + error.
@@ -143,9 +145,11 @@ class GroupScan {
   Screened screened(int64_t first, int64_t n, const PackedBlock& packed, const ByteBlock* bytes) const;
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
-  void adopt_levels();
+  void adopt_level(int64_t q);
   double error_at(int64_t q, double lower, int64_t position) const;
   void compact(int64_t q);
+  void raise_level_to_survivors(int64_t q, double lower);
+  void drop(int64_t q, size_t kept);
   void tighten(int64_t q);
   void settle(int64_t q);
   void rescore(int64_t q);
