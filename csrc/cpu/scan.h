@@ -113,6 +113,11 @@ class GroupScan {
     double lower;
     double error;
   };
+  // kPieceRows rows of a block, from `row` on.
+  struct Piece {
+    int64_t block;
+    int64_t row;
+  };
   // A block as it was scanned: in 8 bits each row has a scale, and as much less of the residual.
   struct Scanned {
     Encoded encoded;
@@ -121,10 +126,11 @@ class GroupScan {
   struct Query {
     Encoded encoded;
     ErrorCoefficients coefficients;
-    double offset = 0.0;      // score - S
-    bool exhaustive = false;  // the scan cannot help: score all items
-    bool zero = false;        // scores 0 with every finite item
-    size_t capacity = 0;      // of `survivors`
+    double offset = 0.0;                        // score - S
+    bool exhaustive = false;                    // the scan cannot help: score all items
+    bool zero = false;                          // scores 0 with every finite item
+    double guess = -ScreeningBound::kInfinity;  // the level, until k items are known to reach it
+    size_t capacity = 0;                        // of `survivors`
     int64_t rescored = 0;
     std::vector<uint64_t> survivors;
   };
@@ -134,18 +140,22 @@ class GroupScan {
   void widen();
   void pack_panels(const std::vector<uint16_t>& rows);
   void screen(int64_t begin, int64_t end, Worker& worker);
-  void bootstrap(int64_t blocks, int64_t step);
-  void bootstrap_panel(int64_t first, const std::vector<int64_t>& sample, int64_t spare);
+  void sweep(int64_t blocks, int64_t step, Worker& worker);
+  void guess_levels(int64_t blocks, int64_t step);
+  void guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, double share);
+  void guess_level(int64_t q, uint64_t* maxima, size_t count, double share);
+  void correct_guesses(int64_t blocks, int64_t step, Worker& worker);
   const ByteBlock& bytes_of(int64_t block, const PackedBlock& packed);
   const void* stored_data(int64_t block) const;
   void screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes, const void* next);
   bool set_thresholds(int64_t first, int64_t block, const Encoded& encoded, bool scaled);
-  int64_t screen_panel(int64_t first, const PackedBlock& packed, const ByteBlock* bytes, const void* next,
-                       float* maxima = nullptr);
+  int64_t screen_panel(int64_t first, const PackedBlock& packed, int64_t row, int64_t rows,
+                       const ByteBlock* bytes, const void* next, float* maxima = nullptr);
   Screened screened(int64_t first, int64_t n, const PackedBlock& packed, const ByteBlock* bytes) const;
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
   void adopt_level(int64_t q);
+  void prove_level(int64_t q, double level);
   double error_at(int64_t q, double lower, int64_t position) const;
   void compact(int64_t q);
   void raise_level_to_survivors(int64_t q, double lower);
