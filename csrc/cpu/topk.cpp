@@ -32,7 +32,7 @@ Path choose_path(const Catalogue& catalogue, int64_t queries, int64_t k, bool by
   if (!packed && (queries <= 2 || products < 1e6)) return Path::exact;
   if (queries > kFewQueries) return Path::panels;
   const bool halved = bytes && 2 * catalogue.rows * catalogue.depth() > kLeastHalved &&
-                      catalogue.columns >= kLeastByteColumns * queries;
+                      catalogue.columns >= std::max(kLeastByteColumns, kernels().byte_columns * queries);
   return halved ? Path::bytes : Path::rows;
 }
 
