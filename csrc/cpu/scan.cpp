@@ -42,6 +42,13 @@ bool is_irregular(const PackedBlock& packed, int64_t row) {
          std::binary_search(packed.irregular.begin(), packed.irregular.end(), static_cast<uint16_t>(row));
 }
 
+// Of `wanted` items that reach a value, fewer than so many are in a sample of that share, but for one time in
+// tens of thousands: the sample's value of this rank is lower.
+int64_t rank_in_sample(double share, int64_t wanted) {
+  const double expected = share * static_cast<double>(wanted);
+  return static_cast<int64_t>(expected + 4.0 * std::sqrt(expected) + 3.0);
+}
+
 class TileRegisters {
  public:
   TileRegisters() { kernels().enter_scan(); }
@@ -274,6 +281,7 @@ void GroupScan::correct_guesses(int64_t blocks, int64_t step, Worker& worker) {
   std::vector<int64_t> wrong;
   for (int64_t q = 0; q < count_; ++q) {
     const Query& query = queries_[static_cast<size_t>(q)];
+    adopt_level(q);
     if (is_guess(query)) compact(q);
     if (is_guess(query)) wrong.push_back(q);
   }
@@ -326,8 +334,8 @@ void GroupScan::widen() {
 
 // A first level for every query, before anything survives: without it most survivors would come from the
 // first few percent of the items. It is guessed from a sample of half blocks, so that rather more than k
-// items should reach it, and holds once k have: see correct_guesses. What counts are the maxima of tiles, so
-// that neighbours that resemble each other lower the guess.
+// items should reach it, and holds once k have: see correct_guesses. What counts are the maxima of cells, a
+// few to a half block: where a query's best items are neighbours, one half block must not decide.
 void GroupScan::guess_levels(int64_t blocks, int64_t step) {
   if (request_.allowed != nullptr) return;
   const int64_t wanted = 2 * std::max<int64_t>(8, request_.k / 6);
@@ -342,16 +350,22 @@ void GroupScan::guess_levels(int64_t blocks, int64_t step) {
   for (int64_t q = 0; q < count_; ++q) adopt_level(q);
   const double share =
       static_cast<double>(sample.size()) * kPieceRows / static_cast<double>(blocks * kBlockRows);
-  for (int64_t first = 0; first < count_; first += panel_lanes_) guess_levels_of_panel(first, sample, share);
+  const int64_t tiles = kPieceRows / kernels().tile_rows, enough = 4 * rank_in_sample(share, request_.k);
+  int64_t cells = 1;  // of a half block
+  while (cells < tiles && (tiles % cells != 0 || cells * static_cast<int64_t>(sample.size()) < enough))
+    ++cells;
+  for (int64_t first = 0; first < count_; first += panel_lanes_)
+    guess_levels_of_panel(first, sample, cells, share);
 }
 
 // `share`: the sample's of all items.
-void GroupScan::guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, double share) {
+void GroupScan::guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, int64_t cells,
+                                      double share) {
   const int64_t lanes = std::min(panel_lanes_, count_ - first);
   const int64_t width = lanes <= kernels().lanes ? kernels().lanes : panel_lanes_;
   const int64_t tiles = kPieceRows / kernels().tile_rows;
   std::vector<float> maxima(static_cast<size_t>(tiles * width));
-  const size_t found = sample.size() * static_cast<size_t>(tiles);
+  const size_t found = sample.size() * static_cast<size_t>(cells);
   std::vector<uint64_t> keys(found * static_cast<size_t>(lanes));
   for (size_t n = 0; n < sample.size(); ++n) {
     const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(sample[n].block)];
@@ -361,13 +375,15 @@ void GroupScan::guess_levels_of_panel(int64_t first, const std::vector<Piece>& s
     screen_panel(first, packed, sample[n].row, kPieceRows, nullptr, nullptr, maxima.data());
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const auto l = static_cast<size_t>(lane), q = static_cast<size_t>(first + lane);
-      uint64_t* const out = keys.data() + l * found + n * static_cast<size_t>(tiles);
-      for (int64_t t = 0; t < tiles; ++t) {
-        const auto value = static_cast<double>(maxima[static_cast<size_t>(t * width + lane)]);
-        out[t] = 0;
-        if (!(value > -ScreeningBound::kInfinity)) continue;
-        const double lower = value * scale_[q] * packed.encoded.scale - errors_[l];
-        out[t] =
+      uint64_t* const out = keys.data() + l * found + n * static_cast<size_t>(cells);
+      for (int64_t c = 0; c < cells; ++c) {
+        float most = -std::numeric_limits<float>::infinity();
+        for (int64_t t = c * tiles / cells; t < (c + 1) * tiles / cells; ++t)
+          most = std::max(most, maxima[static_cast<size_t>(t * width + lane)]);
+        out[c] = 0;
+        if (!(most > -std::numeric_limits<float>::infinity())) continue;
+        const double lower = static_cast<double>(most) * scale_[q] * packed.encoded.scale - errors_[l];
+        out[c] =
             Survivors::key(request_.gated() ? gated_lower(first + lane, lower, sample[n].block) : lower, 0);
       }
     }
@@ -376,16 +392,14 @@ void GroupScan::guess_levels_of_panel(int64_t first, const std::vector<Piece>& s
     guess_level(first + lane, keys.data() + static_cast<size_t>(lane) * found, found, share);
 }
 
-// From the maxima of `count` tiles. Where a query leaves items out, they may all be better than the rest.
+// From the maxima of `count` cells. Where a query leaves items out, they may all be better than the rest.
 void GroupScan::guess_level(int64_t q, uint64_t* maxima, size_t count, double share) {
   Query& query = queries_[static_cast<size_t>(q)];
   const int64_t id = first_ + q;
   const int64_t wanted = request_.k +
                          (request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id]) +
                          (request_.blend == nullptr ? 0 : request_.blend->addition_count(id));
-  // Of `wanted` tiles anywhere the sample has so many, or fewer but for once in tens of thousands.
-  const double expected = share * static_cast<double>(wanted);
-  const auto rank = static_cast<size_t>(expected + 4.0 * std::sqrt(expected) + 3.0);
+  const auto rank = static_cast<size_t>(rank_in_sample(share, wanted));
   if (query.exhaustive || 2 * rank > count) return;
   partition_largest(maxima, count, rank);
   if (maxima[rank - 1] == 0) return;
@@ -504,7 +518,9 @@ bool GroupScan::set_thresholds(int64_t first, int64_t number, const Encoded& blo
                              ? level_in_block(static_cast<int64_t>(q), number, stored_[q] * reach)
                              : levels_[q];
     reachable |= level - error - (scaled ? lost : 0.0) <= stored_[q] * reach;
-    thresholds_[l] = ScreeningBound::threshold(level, error, unit);
+    // Nothing passes for padding, and for queries that are done with: infinity would give no number.
+    thresholds_[l] = level == ScreeningBound::kInfinity ? std::numeric_limits<float>::max()
+                                                        : ScreeningBound::threshold(level, error, unit);
   }
   if (euclidean) {
     const double square = block.norm * block.norm;

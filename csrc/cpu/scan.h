@@ -142,7 +142,7 @@ class GroupScan {
   void screen(int64_t begin, int64_t end, Worker& worker);
   void sweep(int64_t blocks, int64_t step, Worker& worker);
   void guess_levels(int64_t blocks, int64_t step);
-  void guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, double share);
+  void guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, int64_t cells, double share);
   void guess_level(int64_t q, uint64_t* maxima, size_t count, double share);
   void correct_guesses(int64_t blocks, int64_t step, Worker& worker);
   const ByteBlock& bytes_of(int64_t block, const PackedBlock& packed);
