@@ -129,7 +129,8 @@ struct AlsPasses {
 struct KernelTable {
   int64_t lanes;  // floats in a vector: what a panel of queries is packed for
   Encoding encoding;
-  int64_t tile_rows;  // items that `screen` compares at once
+  int64_t tile_rows;     // items that `screen` compares at once
+  int64_t byte_columns;  // for each query, from which on reading 8 bits repays what widening them costs
 
   void (*encode)(const EncodeArguments& arguments);
   void (*encode_fixed)(const EncodeArguments& arguments);  // in fixed point, whatever `encoding` is

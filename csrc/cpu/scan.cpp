@@ -8,8 +8,9 @@ namespace {
 
 constexpr int64_t kCachedBytes = 16 << 20;
 constexpr int64_t kRescoreBatch = 64;
-constexpr double kRatioRounding = 0x1.0p-20;   // of gated scores: more than their roundings to fp32 together
-constexpr double kQuotientSlack = 0x1.0p-148;  // and where they fall below fp32, which loses 2^-149 of each
+constexpr int64_t kPieceRows = kBlockRows / 2;  // of a sample: whole tiles of every instruction set
+constexpr double kRatioRounding = 0x1.0p-20;    // of gated scores: more than their roundings to fp32 together
+constexpr double kQuotientSlack = 0x1.0p-148;   // and where they fall below fp32, which loses 2^-149 of each
 constexpr double kLargestNumerator = 0x1.0p126;  // beyond it fp32 may overflow
 constexpr int64_t kLeastLimit = 1024;            // survivors of one query before they are rescored early
 
@@ -39,6 +40,13 @@ double accumulation_error(Path path, int64_t dimensions) {
 bool is_irregular(const PackedBlock& packed, int64_t row) {
   return !packed.irregular.empty() &&
          std::binary_search(packed.irregular.begin(), packed.irregular.end(), static_cast<uint16_t>(row));
+}
+
+// Of `wanted` items that reach a value, fewer than so many are in a sample of that share, but for one time in
+// tens of thousands: the sample's value of this rank is lower.
+int64_t rank_in_sample(double share, int64_t wanted) {
+  const double expected = share * static_cast<double>(wanted);
+  return static_cast<int64_t>(expected + 4.0 * std::sqrt(expected) + 3.0);
 }
 
 class TileRegisters {
@@ -110,12 +118,44 @@ void GroupScan::scan(int64_t begin, int64_t end, Worker& worker) {
   for (int64_t q = 0; q < count_; ++q)
     if (!queries_[static_cast<size_t>(q)].exhaustive) score_additions(q);
   screen(begin, end, worker);
-  for (int64_t q = 0; q < count_; ++q) {
-    if (queries_[static_cast<size_t>(q)].exhaustive) continue;
-    compact(q);
-    rescore(q);
-  }
   score_exhaustively(begin, end, worker);
+  // Scans of other ranges, which live until all are done, find this memory again while it is warm.
+  found_ = {};
+  values_ = {};
+  panels_ = {};
+}
+
+std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
+  const auto n = static_cast<size_t>(q);
+  std::vector<uint64_t> survivors;
+  for (int64_t r = 0; r < count; ++r) {
+    const std::vector<uint64_t>& part = scans[r]->queries_[n].survivors;
+    survivors.insert(survivors.end(), part.begin(), part.end());
+  }
+  GroupScan& first = *scans[0];
+  const auto k = static_cast<size_t>(first.request_.k);
+  double lower = -ScreeningBound::kInfinity;
+  if (survivors.size() >= k) {
+    partition_largest(survivors.data(), survivors.size(), k);
+    lower = Survivors::lower(survivors[k - 1]);
+  }
+  survivors.clear();
+  for (int64_t r = 0; r < count; ++r) {
+    std::vector<uint64_t>& part = scans[r]->queries_[n].survivors;
+    if (part.empty()) continue;
+    scans[r]->adopt_level(q);
+    scans[r]->raise_level_to_survivors(q, lower);
+    scans[r]->drop(q, 0);
+    survivors.insert(survivors.end(), part.begin(), part.end());
+  }
+  first.queries_[n].survivors = std::move(survivors);
+  first.rescore(q);
+  std::vector<Key> keys;
+  for (int64_t r = 0; r < count; ++r) {
+    const std::vector<Key>& part = scans[r]->best_[n].keys();
+    keys.insert(keys.end(), part.begin(), part.end());
+  }
+  return keys;
 }
 
 void GroupScan::encode_queries() {
@@ -203,26 +243,63 @@ void GroupScan::pack_panels(const std::vector<uint16_t>& rows) {
 
 void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
   const TileRegisters registers;
-  const int64_t blocks = end - begin, step = coprime_step(blocks), elements = kBlockRows * catalogue_.depth();
+  const int64_t blocks = end - begin, step = coprime_step(blocks);
+  blocks_.assign(static_cast<size_t>(blocks), {});
+  if (!catalogue_.packed.empty() && path_ == Path::panels) guess_levels(blocks, step);
+  sweep(blocks, step, worker);
+  correct_guesses(blocks, step, worker);
+}
+
+void GroupScan::sweep(int64_t blocks, int64_t step, Worker& worker) {
+  const int64_t elements = kBlockRows * catalogue_.depth();
   const bool stored = !catalogue_.packed.empty();
   // A matrix-vector product of what the last-level cache holds does better without prefetches.
   const int64_t read = catalogue_.blocks() * elements * (path_ == Path::bytes ? 1 : 2);
   const bool prefetch = stored && (path_ == Path::panels || read > kCachedBytes);
-  blocks_.assign(static_cast<size_t>(blocks), {});
   PackedMemory memory(stored ? 32 : elements);
   PackedBlock scratch;
-  if (stored && path_ == Path::panels) bootstrap(blocks, step);
   for (int64_t n = 0, at = 0; n < blocks && !worker.should_stop(); ++n) {
-    const int64_t following = (at + step) % blocks, block = begin + at;
+    const int64_t following = (at + step) % blocks, block = begin_ + at;
     if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
     const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(block)] : scratch;
     const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(block, packed) : nullptr;
     blocks_[static_cast<size_t>(at)] =
         bytes ? Scanned{bytes->encoded, bytes->scales.data()} : Scanned{packed.encoded, nullptr};
-    screen_block(block, packed, bytes, prefetch && n + 1 < blocks ? stored_data(begin + following) : nullptr);
+    screen_block(block, packed, bytes,
+                 prefetch && n + 1 < blocks ? stored_data(begin_ + following) : nullptr);
     if (crowded_) widen();
     at = following;
   }
+}
+
+// A second sweep for queries whose guess was too high: fewer than k of their survivors reach it. They start
+// from no level; the others are silent meanwhile.
+void GroupScan::correct_guesses(int64_t blocks, int64_t step, Worker& worker) {
+  const auto is_guess = [](const Query& query) {
+    return query.guess > -ScreeningBound::kInfinity && !query.exhaustive;
+  };
+  std::vector<int64_t> wrong;
+  for (int64_t q = 0; q < count_; ++q) {
+    const Query& query = queries_[static_cast<size_t>(q)];
+    adopt_level(q);
+    if (is_guess(query)) compact(q);
+    if (is_guess(query)) wrong.push_back(q);
+  }
+  if (wrong.empty()) return;
+  std::vector<double> levels(levels_.size(), ScreeningBound::kInfinity);
+  levels.swap(levels_);
+  for (const int64_t q : wrong) {
+    Query& query = queries_[static_cast<size_t>(q)];
+    query.guess = -ScreeningBound::kInfinity;
+    query.rescored = 0;
+    query.survivors.clear();
+    best_[static_cast<size_t>(q)] = Reservoir<Key>(request_.k);
+    levels_[static_cast<size_t>(q)] = -ScreeningBound::kInfinity;
+    score_additions(q);
+  }
+  sweep(blocks, step, worker);
+  for (const int64_t q : wrong) levels[static_cast<size_t>(q)] = levels_[static_cast<size_t>(q)];
+  levels_.swap(levels);
 }
 
 // The block in 8 bits: the one that is there already, or one that is made now.
@@ -255,75 +332,91 @@ void GroupScan::widen() {
   encode_vectors();
 }
 
-// A first level for every query, before anything survives: the k-th largest of the maxima of tiles in a
-// sample of blocks, which k different items reach. Without it most survivors would come from the first few
-// percent of the items. Where a query leaves items out, as many more maxima make up for those.
-void GroupScan::bootstrap(int64_t blocks, int64_t step) {
+// A first level for every query, before anything survives: without it most survivors would come from the
+// first few percent of the items. It is guessed from a sample of half blocks, so that rather more than k
+// items should reach it, and holds once k have: see correct_guesses. What counts are the maxima of cells, a
+// few to a half block: where a query's best items are neighbours, one half block must not decide.
+void GroupScan::guess_levels(int64_t blocks, int64_t step) {
   if (request_.allowed != nullptr) return;
-  const int64_t tiles = kBlockRows / kernels().tile_rows;
-  const int64_t wanted = std::max<int64_t>(8, (4 * request_.k + 64) / tiles);
-  std::vector<int64_t> sample;
-  for (int64_t n = 0, at = 0; n < std::min(wanted, blocks / 8); ++n, at = (at + step) % blocks) {
+  const int64_t wanted = 2 * std::max<int64_t>(8, request_.k / 6);
+  std::vector<Piece> sample;
+  for (int64_t n = 0, at = 0; n < std::min(wanted, blocks / 4); ++n, at = (at + step) % blocks) {
     const PackedBlock* const packed = catalogue_.packed[static_cast<size_t>(begin_ + at)];
     // Rows that are no items, or are stored as zeros, must not pass for maxima.
-    if (packed->rows == kBlockRows && packed->irregular.empty()) sample.push_back(begin_ + at);
+    if (packed->rows == kBlockRows && packed->irregular.empty())
+      sample.push_back({begin_ + at, n % 2 * kPieceRows});
   }
-  const int64_t spare = static_cast<int64_t>(sample.size()) * tiles - 2 * request_.k;
-  if (spare < 0) return;
-  adopt_levels();
-  for (int64_t first = 0; first < count_; first += panel_lanes_) bootstrap_panel(first, sample, spare);
+  if (sample.empty()) return;
+  for (int64_t q = 0; q < count_; ++q) adopt_level(q);
+  const double share =
+      static_cast<double>(sample.size()) * kPieceRows / static_cast<double>(blocks * kBlockRows);
+  const int64_t tiles = kPieceRows / kernels().tile_rows, enough = 4 * rank_in_sample(share, request_.k);
+  int64_t cells = 1;  // of a half block
+  while (cells < tiles && (tiles % cells != 0 || cells * static_cast<int64_t>(sample.size()) < enough))
+    ++cells;
+  for (int64_t first = 0; first < count_; first += panel_lanes_)
+    guess_levels_of_panel(first, sample, cells, share);
 }
 
-void GroupScan::bootstrap_panel(int64_t first, const std::vector<int64_t>& sample, int64_t spare) {
+// `share`: the sample's of all items.
+void GroupScan::guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, int64_t cells,
+                                      double share) {
   const int64_t lanes = std::min(panel_lanes_, count_ - first);
   const int64_t width = lanes <= kernels().lanes ? kernels().lanes : panel_lanes_;
-  const int64_t tiles = kBlockRows / kernels().tile_rows;
+  const int64_t tiles = kPieceRows / kernels().tile_rows;
   std::vector<float> maxima(static_cast<size_t>(tiles * width));
-  std::vector<uint64_t> keys(sample.size() * static_cast<size_t>(tiles * lanes));
+  const size_t found = sample.size() * static_cast<size_t>(cells);
+  std::vector<uint64_t> keys(found * static_cast<size_t>(lanes));
   for (size_t n = 0; n < sample.size(); ++n) {
-    const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(sample[n])];
-    set_thresholds(first, sample[n], packed.encoded, false);
+    const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(sample[n].block)];
+    set_thresholds(first, sample[n].block, packed.encoded, false);
     // What stays below a threshold that other scans have raised is not written.
     std::fill(maxima.begin(), maxima.end(), -std::numeric_limits<float>::infinity());
-    screen_panel(first, packed, nullptr, nullptr, maxima.data());
+    screen_panel(first, packed, sample[n].row, kPieceRows, nullptr, nullptr, maxima.data());
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      const auto l = static_cast<size_t>(lane);
-      const double unit = scale_[static_cast<size_t>(first + lane)] * packed.encoded.scale;
-      uint64_t* const out = keys.data() + (l * sample.size() + n) * static_cast<size_t>(tiles);
-      for (int64_t t = 0; t < tiles; ++t) {
-        const auto value = static_cast<double>(maxima[static_cast<size_t>(t * width + lane)]);
-        out[t] = 0;
-        if (!(value > -ScreeningBound::kInfinity)) continue;
-        const double lower = value * unit - errors_[l];
-        out[t] = Survivors::key(request_.gated() ? gated_lower(first + lane, lower, sample[n]) : lower, 0);
+      const auto l = static_cast<size_t>(lane), q = static_cast<size_t>(first + lane);
+      uint64_t* const out = keys.data() + l * found + n * static_cast<size_t>(cells);
+      for (int64_t c = 0; c < cells; ++c) {
+        float most = -std::numeric_limits<float>::infinity();
+        for (int64_t t = c * tiles / cells; t < (c + 1) * tiles / cells; ++t)
+          most = std::max(most, maxima[static_cast<size_t>(t * width + lane)]);
+        out[c] = 0;
+        if (!(most > -std::numeric_limits<float>::infinity())) continue;
+        const double lower = static_cast<double>(most) * scale_[q] * packed.encoded.scale - errors_[l];
+        out[c] =
+            Survivors::key(request_.gated() ? gated_lower(first + lane, lower, sample[n].block) : lower, 0);
       }
     }
   }
-  const size_t found = sample.size() * static_cast<size_t>(tiles);
-  for (int64_t lane = 0; lane < lanes; ++lane) {
-    const int64_t q = first + lane, id = first_ + q;
-    const Query& query = queries_[static_cast<size_t>(q)];
-    const int64_t left_out =
-        (request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id]) +
-        (request_.blend == nullptr ? 0 : request_.blend->addition_count(id));
-    if (query.exhaustive || left_out > spare) continue;
-    uint64_t* const mine = keys.data() + static_cast<size_t>(lane) * found;
-    const auto rank = static_cast<size_t>(request_.k + left_out);
-    partition_largest(mine, found, rank);
-    if (mine[rank - 1] == 0) continue;
-    const double lower = Survivors::lower(mine[rank - 1]);
-    raise_level(q, bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm));
-  }
+  for (int64_t lane = 0; lane < lanes; ++lane)
+    guess_level(first + lane, keys.data() + static_cast<size_t>(lane) * found, found, share);
+}
+
+// From the maxima of `count` cells. Where a query leaves items out, they may all be better than the rest.
+void GroupScan::guess_level(int64_t q, uint64_t* maxima, size_t count, double share) {
+  Query& query = queries_[static_cast<size_t>(q)];
+  const int64_t id = first_ + q;
+  const int64_t wanted = request_.k +
+                         (request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id]) +
+                         (request_.blend == nullptr ? 0 : request_.blend->addition_count(id));
+  const auto rank = static_cast<size_t>(rank_in_sample(share, wanted));
+  if (query.exhaustive || 2 * rank > count) return;
+  partition_largest(maxima, count, rank);
+  if (maxima[rank - 1] == 0) return;
+  const double level = bound_.level_of_screened(Survivors::lower(maxima[rank - 1]), offset_of_level(query),
+                                                query.encoded.norm);
+  double& current = levels_[static_cast<size_t>(q)];
+  if (level > current) current = query.guess = level;
 }
 
 void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes,
                              const void* next) {
   if (!packed.irregular.empty()) score_irregular(block, packed);
-  adopt_levels();
+  for (int64_t q = 0; q < count_; ++q) adopt_level(q);
   for (int64_t first = 0; first < count_; first += panel_lanes_) {
     const int64_t lanes = std::min(panel_lanes_, count_ - first);
     if (!set_thresholds(first, block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr)) continue;
-    const int64_t found = screen_panel(first, packed, bytes, next);
+    const int64_t found = screen_panel(first, packed, 0, packed.rows, bytes, next);
     next = nullptr;
     for (int64_t n = 0; n < found; ++n) {
       const uint32_t place = found_[static_cast<size_t>(n)];
@@ -350,24 +443,25 @@ GroupScan::Screened GroupScan::screened(int64_t first, int64_t n, const PackedBl
   return {value * scale_[q] * scale - error, error};
 }
 
-// Leaves in found_ and values_ what passes the thresholds.
-int64_t GroupScan::screen_panel(int64_t first, const PackedBlock& packed, const ByteBlock* bytes,
-                                const void* next, float* maxima) {
+// Leaves in found_ and values_ what passes the thresholds of `rows` rows of 16 bits, or of the block in 8.
+int64_t GroupScan::screen_panel(int64_t first, const PackedBlock& packed, int64_t row, int64_t rows,
+                                const ByteBlock* bytes, const void* next, float* maxima) {
   const bool euclidean = catalogue_.metric == Metric::euclidean;
-  const ScreenArguments arguments{bytes ? static_cast<const void*>(bytes->data) : packed.data,
-                                  packed.rows,
-                                  catalogue_.depth(),
-                                  panels_.data() + first * catalogue_.depth(),
-                                  std::min(panel_lanes_, count_ - first),
-                                  thresholds_.data(),
-                                  euclidean ? packed.terms.data() : nullptr,
-                                  factors_.data(),
-                                  next,
-                                  maxima,
-                                  found_.data(),
-                                  values_.data(),
-                                  bytes ? bytes->scales.data() : nullptr,
-                                  slack_.data()};
+  const ScreenArguments arguments{
+      bytes ? static_cast<const void*>(bytes->data) : packed.data + row * catalogue_.depth(),
+      rows,
+      catalogue_.depth(),
+      panels_.data() + first * catalogue_.depth(),
+      std::min(panel_lanes_, count_ - first),
+      thresholds_.data(),
+      euclidean ? packed.terms.data() + row : nullptr,
+      factors_.data(),
+      next,
+      maxima,
+      found_.data(),
+      values_.data(),
+      bytes ? bytes->scales.data() : nullptr,
+      slack_.data()};
   if (bytes != nullptr) return kernels().screen_bytes(arguments);
   return path_ == Path::rows ? kernels().screen_few(arguments) : kernels().screen(arguments);
 }
@@ -390,7 +484,7 @@ void GroupScan::probe(double* values, double* errors, double* offsets, double* n
     for (int64_t first = 0; first < count_; first += panel_lanes_) {
       const int64_t lanes = std::min(panel_lanes_, count_ - first);
       set_thresholds(first, block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr);
-      const int64_t found = screen_panel(first, packed, bytes, nullptr);
+      const int64_t found = screen_panel(first, packed, 0, packed.rows, bytes, nullptr);
       for (int64_t n = 0; n < found; ++n) {
         const uint32_t place = found_[static_cast<size_t>(n)];
         const int64_t lane = place >> 16, row = place & 0xFFFF;
@@ -424,7 +518,9 @@ bool GroupScan::set_thresholds(int64_t first, int64_t number, const Encoded& blo
                              ? level_in_block(static_cast<int64_t>(q), number, stored_[q] * reach)
                              : levels_[q];
     reachable |= level - error - (scaled ? lost : 0.0) <= stored_[q] * reach;
-    thresholds_[l] = ScreeningBound::threshold(level, error, unit);
+    // Nothing passes for padding, and for queries that are done with: infinity would give no number.
+    thresholds_[l] = level == ScreeningBound::kInfinity ? std::numeric_limits<float>::max()
+                                                        : ScreeningBound::threshold(level, error, unit);
   }
   if (euclidean) {
     const double square = block.norm * block.norm;
@@ -451,26 +547,29 @@ void GroupScan::consider(int64_t q, double lower, double error, int64_t position
   }
   if (lower + 2.0 * error < levels_[static_cast<size_t>(q)]) return;
   if (!request_.scans(first_ + q, catalogue_.id(position))) return;
+  if (query.survivors.capacity() == 0) query.survivors.reserve(query.capacity);
   query.survivors.push_back(Survivors::key(lower, position));
   if (query.survivors.size() >= query.capacity) compact(q);
 }
 
 void GroupScan::raise_level(int64_t q, double level) {
-  double& current = levels_[static_cast<size_t>(q)];
-  if (!(level > current)) return;
-  current = level;
+  prove_level(q, level);
   // A store that another thread undoes costs time, never correctness: every level is valid for all.
   if (request_.levels == nullptr) return;
   std::atomic<double>& shared = request_.levels[first_ + q];
   if (level > shared.load(std::memory_order_relaxed)) shared.store(level, std::memory_order_relaxed);
 }
 
-void GroupScan::adopt_levels() {
-  if (request_.levels == nullptr) return;
-  for (int64_t q = 0; q < count_; ++q) {
-    double& current = levels_[static_cast<size_t>(q)];
-    current = std::max(current, request_.levels[first_ + q].load(std::memory_order_relaxed));
-  }
+void GroupScan::adopt_level(int64_t q) {
+  if (request_.levels != nullptr) prove_level(q, request_.levels[first_ + q].load(std::memory_order_relaxed));
+}
+
+// k items are known to reach `level`.
+void GroupScan::prove_level(int64_t q, double level) {
+  double& current = levels_[static_cast<size_t>(q)];
+  double& guess = queries_[static_cast<size_t>(q)].guess;
+  if (level >= guess) guess = -ScreeningBound::kInfinity;
+  current = std::max(current, level);
 }
 
 double GroupScan::error_at(int64_t q, double lower, int64_t position) const {
@@ -534,10 +633,29 @@ void GroupScan::compact(int64_t q) {
   size_t kept = 0;
   if (survivors.size() >= k) {
     partition_largest(survivors.data(), survivors.size(), k);
-    const double lower = Survivors::lower(survivors[k - 1]);
-    raise_level(q, bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm));
+    raise_level_to_survivors(q, Survivors::lower(survivors[k - 1]));
     kept = k;  // the k best by lower bound stay: each of them may be
   }
+  drop(q, kept);
+  kept = survivors.size();
+  if (kept <= query.capacity / 2) return;
+  const auto limit = static_cast<size_t>(survivor_limit(request_.k));
+  if (query.capacity < limit) {
+    query.capacity = std::min(limit, 2 * query.capacity);
+  } else if (kept > query.capacity - query.capacity / 4) {
+    tighten(q);
+  }
+}
+
+// Raises the level to what k survivors, whose S is at least `lower`, reach.
+void GroupScan::raise_level_to_survivors(int64_t q, double lower) {
+  const Query& query = queries_[static_cast<size_t>(q)];
+  raise_level(q, bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm));
+}
+
+// Drops the survivors that cannot reach the level, the first `kept` of them excepted.
+void GroupScan::drop(int64_t q, size_t kept) {
+  std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
   const double level = levels_[static_cast<size_t>(q)];
   for (size_t n = kept; n < survivors.size(); ++n) {
     const double lower = Survivors::lower(survivors[n]);
@@ -546,13 +664,6 @@ void GroupScan::compact(int64_t q) {
     if (!(upper < level)) survivors[kept++] = survivors[n];
   }
   survivors.resize(kept);
-  if (kept <= query.capacity / 2) return;
-  const auto limit = static_cast<size_t>(survivor_limit(request_.k));
-  if (query.capacity < limit) {
-    query.capacity = std::min(limit, 2 * query.capacity);
-  } else if (kept > query.capacity - query.capacity / 4) {
-    tighten(q);
-  }
 }
 
 // Too many survivors for the bound to part: their canonical scores part them. A query for which even
@@ -613,7 +724,8 @@ void GroupScan::score_irregular(int64_t block, const PackedBlock& packed) {
   const float* const* rows =
       memory.at(catalogue_, count, [&](int64_t n) { return positions[static_cast<size_t>(n)]; });
   for (int64_t q = 0; q < count_; ++q)
-    if (!queries_[static_cast<size_t>(q)].exhaustive) score(q, 1, rows, count, positions.data());
+    if (levels_[static_cast<size_t>(q)] < ScreeningBound::kInfinity)
+      score(q, 1, rows, count, positions.data());
 }
 
 void GroupScan::score_block(int64_t block) {

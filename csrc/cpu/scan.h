@@ -94,7 +94,7 @@ class GroupScan {
  public:
   GroupScan(const Request& request, int64_t first, int64_t count);
 
-  // Offers every item of blocks begin .. end; once per object.
+  // Screens every item of blocks begin .. end; once per object.
   void scan(int64_t begin, int64_t end, Worker& worker);
 
   // For tests of the bound: what the scan computes for every pair instead of scanning, and how far off it
@@ -102,14 +102,21 @@ class GroupScan {
   //   values, errors: count x items, in terms of S; offsets, norms: count.
   void probe(double* values, double* errors, double* offsets, double* norms);
 
-  // The k best of what was scanned for query first + q, in no order.
-  const std::vector<Key>& best(int64_t q) const { return best_[static_cast<size_t>(q)].keys(); }
+  // What `count` scans of the same queries over different ranges found for query first + q: its k best,
+  // perhaps among others, in no order. Survivors are judged by a level for all ranges before they are scored:
+  // each range by itself would score about k of its own. Once for each q.
+  static std::vector<Key> best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
 
  private:
   // What the scan says about an item: its S is within `error` of lower + error.
   struct Screened {
     double lower;
     double error;
+  };
+  // kPieceRows rows of a block, from `row` on.
+  struct Piece {
+    int64_t block;
+    int64_t row;
   };
   // A block as it was scanned: in 8 bits each row has a scale, and as much less of the residual.
   struct Scanned {
@@ -119,10 +126,11 @@ class GroupScan {
   struct Query {
     Encoded encoded;
     ErrorCoefficients coefficients;
-    double offset = 0.0;      // score - S
-    bool exhaustive = false;  // the scan cannot help: score all items
-    bool zero = false;        // scores 0 with every finite item
-    size_t capacity = 0;      // of `survivors`
+    double offset = 0.0;                        // score - S
+    bool exhaustive = false;                    // the scan cannot help: score all items
+    bool zero = false;                          // scores 0 with every finite item
+    double guess = -ScreeningBound::kInfinity;  // the level, until k items are known to reach it
+    size_t capacity = 0;                        // of `survivors`
     int64_t rescored = 0;
     std::vector<uint64_t> survivors;
   };
@@ -132,20 +140,26 @@ class GroupScan {
   void widen();
   void pack_panels(const std::vector<uint16_t>& rows);
   void screen(int64_t begin, int64_t end, Worker& worker);
-  void bootstrap(int64_t blocks, int64_t step);
-  void bootstrap_panel(int64_t first, const std::vector<int64_t>& sample, int64_t spare);
+  void sweep(int64_t blocks, int64_t step, Worker& worker);
+  void guess_levels(int64_t blocks, int64_t step);
+  void guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, int64_t cells, double share);
+  void guess_level(int64_t q, uint64_t* maxima, size_t count, double share);
+  void correct_guesses(int64_t blocks, int64_t step, Worker& worker);
   const ByteBlock& bytes_of(int64_t block, const PackedBlock& packed);
   const void* stored_data(int64_t block) const;
   void screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes, const void* next);
   bool set_thresholds(int64_t first, int64_t block, const Encoded& encoded, bool scaled);
-  int64_t screen_panel(int64_t first, const PackedBlock& packed, const ByteBlock* bytes, const void* next,
-                       float* maxima = nullptr);
+  int64_t screen_panel(int64_t first, const PackedBlock& packed, int64_t row, int64_t rows,
+                       const ByteBlock* bytes, const void* next, float* maxima = nullptr);
   Screened screened(int64_t first, int64_t n, const PackedBlock& packed, const ByteBlock* bytes) const;
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
-  void adopt_levels();
+  void adopt_level(int64_t q);
+  void prove_level(int64_t q, double level);
   double error_at(int64_t q, double lower, int64_t position) const;
   void compact(int64_t q);
+  void raise_level_to_survivors(int64_t q, double lower);
+  void drop(int64_t q, size_t kept);
   void tighten(int64_t q);
   void settle(int64_t q);
   void rescore(int64_t q);

@@ -1,7 +1,7 @@
 // Exact top-k: a 16-bit scan whose few survivors are rescored canonically.
 //
-// Work is cut into groups of queries times ranges of blocks. Because the order of the contract is total,
-// the best k of a union are found from the best k of its parts, and no cut changes the answer.
+// Work is cut into groups of queries times ranges of blocks. Survivors of all ranges meet before any is
+// rescored. The order of the contract is total, so that no cut changes the answer.
 #include "cpu/topk.h"
 
 #include "core/validate.h"
@@ -32,7 +32,7 @@ Path choose_path(const Catalogue& catalogue, int64_t queries, int64_t k, bool by
   if (!packed && (queries <= 2 || products < 1e6)) return Path::exact;
   if (queries > kFewQueries) return Path::panels;
   const bool halved = bytes && 2 * catalogue.rows * catalogue.depth() > kLeastHalved &&
-                      catalogue.columns >= kLeastByteColumns * queries;
+                      catalogue.columns >= std::max(kLeastByteColumns, kernels().byte_columns * queries);
   return halved ? Path::bytes : Path::rows;
 }
 
@@ -84,31 +84,26 @@ Status scan_all(const SearchArguments& arguments, const Request& request, const 
   for (std::atomic<double>& level : levels) level = -ScreeningBound::kInfinity;
   Request shared = request;
   if (ranges > 1) shared.levels = levels.data();
-  std::vector<std::vector<Key>> partial(static_cast<size_t>(ranges > 1 ? ranges * queries : 0));
+  std::vector<std::unique_ptr<GroupScan>> scans(static_cast<size_t>(groups * ranges));
+  const auto write_group = [&](int64_t n) {
+    std::unique_ptr<GroupScan>* const parts = &scans[static_cast<size_t>(n * ranges)];
+    const int64_t first = n * group, count = std::min(group, queries - first);
+    for (int64_t q = 0; q < count; ++q) {
+      std::vector<Key> keys = GroupScan::best(parts, ranges, q);
+      write_row(arguments, first + q, keys, request.sign);
+    }
+    for (int64_t r = 0; r < ranges; ++r) parts[r].reset();
+  };
   const Status status = parallel_for(context, threads, groups * ranges, [&](int64_t unit, Worker& worker) {
     const int64_t first = unit / ranges * group, range = unit % ranges;
-    const int64_t count = std::min(group, queries - first);
-    GroupScan scan(shared, first, count);
-    scan.scan(blocks * range / ranges, blocks * (range + 1) / ranges, worker);
-    for (int64_t q = 0; q < count; ++q) {
-      std::vector<Key> keys = scan.best(q);
-      if (ranges == 1) {
-        write_row(arguments, first + q, keys, request.sign);
-      } else {
-        partial[static_cast<size_t>((first + q) * ranges + range)] = std::move(keys);
-      }
-    }
+    std::unique_ptr<GroupScan>& scan = scans[static_cast<size_t>(unit)];
+    scan = std::make_unique<GroupScan>(shared, first, std::min(group, queries - first));
+    scan->scan(blocks * range / ranges, blocks * (range + 1) / ranges, worker);
+    if (ranges == 1) write_group(unit);
   });
   if (!status.ok() || ranges == 1) return status;
-  for (int64_t q = 0; q < queries; ++q) {
-    std::vector<Key> keys;
-    for (int64_t r = 0; r < ranges; ++r) {
-      const std::vector<Key>& part = partial[static_cast<size_t>(q * ranges + r)];
-      keys.insert(keys.end(), part.begin(), part.end());
-    }
-    write_row(arguments, q, keys, request.sign);
-  }
-  return {};
+  const auto workers = static_cast<int>(std::min<int64_t>(threads, groups));
+  return parallel_for(context, workers, groups, [&](int64_t n, Worker&) { write_group(n); });
 }
 
 }  // namespace

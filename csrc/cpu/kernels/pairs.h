@@ -14,6 +14,12 @@ namespace {
 
 using salience::cpu::Encoding;
 
+#if defined(__AVX512VNNI__)
+constexpr int64_t kByteColumns = 16;
+#else
+constexpr int64_t kByteColumns = 32;
+#endif
+
 #if defined(__AVX512F__)
 
 using Pairs = __m512i;

@@ -25,6 +25,7 @@ constexpr salience::cpu::KernelTable kTable = {
     kLanes,
     kEncoding,
     kTileRows,
+    kByteColumns,
     encode,
     encode_fixed,
     encode_bytes,
