@@ -115,7 +115,9 @@ class ScreeningBound {
   }
 
   // The computed value below which nothing reaches `level`, in units of `unit` = the two scales' product.
+  // Nothing reaches infinity, the level of padding and of queries that are done with.
   SALIENCE_HOST_DEVICE static float threshold(double level, double error, double inverse_unit) {
+    if (level == kInfinity) return static_cast<float>(kLargestFloat);
     const double bound = (level - error) * inverse_unit;
     const double lower = bound - (bound < 0.0 ? -bound : bound) * 0x1.0p-22 - 0x1.0p-120;
     return static_cast<float>(-smaller(kUnreachable, -smaller(lower, kUnreachable)));

@@ -268,14 +268,13 @@ Status rotate(const RotateArguments& arguments, const Context& context) {
   return parallel_for(context, workers, units, [&](int64_t unit, Worker& worker) {
     const int64_t first = unit * kRows, count = std::min(kRows, factors.rows - first);
     float* const rows = factors.row(first);
-    auto& [memory_of_copy, parts] = memory[static_cast<size_t>(worker.index())];
-    float* const copy = memory_of_copy.data();
-    uint16_t* const memory_of_parts = parts.data();
+    Memory& own = memory[static_cast<size_t>(worker.index())];
+    float* const copy = own.copy.data();
     const auto move = [&](const float* from, int64_t from_stride, float* to, int64_t to_stride) {
       for (int64_t r = 0; r < count; ++r) std::copy_n(from + r * from_stride, f, to + r * to_stride);
     };
     const auto turn = [&](const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-      kernels().turn(from, from_stride, count, f, padded.data(), width, to, to_stride, memory_of_parts);
+      kernels().turn(from, from_stride, count, f, padded.data(), width, to, to_stride, own.parts.data());
     };
     // What follows a row's factors must stay, so where vectors do not end with them the copy is the result.
     if (width == f) {

@@ -518,9 +518,7 @@ bool GroupScan::set_thresholds(int64_t first, int64_t number, const Encoded& blo
                              ? level_in_block(static_cast<int64_t>(q), number, stored_[q] * reach)
                              : levels_[q];
     reachable |= level - error - (scaled ? lost : 0.0) <= stored_[q] * reach;
-    // Nothing passes for padding, and for queries that are done with: infinity would give no number.
-    thresholds_[l] = level == ScreeningBound::kInfinity ? std::numeric_limits<float>::max()
-                                                        : ScreeningBound::threshold(level, error, unit);
+    thresholds_[l] = ScreeningBound::threshold(level, error, unit);
   }
   if (euclidean) {
     const double square = block.norm * block.norm;

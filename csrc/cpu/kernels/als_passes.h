@@ -76,19 +76,20 @@ inline Entries<E> entries_at(const AlsObservations& data, int64_t entry, int64_t
   return entries;
 }
 
-// function(Count<E>, entry) along a row. Fours end it where they suffice: missing observations cost as much
-// as others.
-template <int E>
-struct Count {
-  static constexpr int value = E;
+template <int N>
+struct Constant {
+  static constexpr int value = N;
 };
+
+// function(Constant<E>, entry) along a row. A four ends it where that suffices: missing observations cost as
+// much as others.
 
 template <int N, class Function>
 inline __attribute__((always_inline)) void for_entries(int64_t begin, int64_t end, Function function) {
   constexpr int kMost = is_narrow<N>() ? 4 : 8;
   int64_t e = begin;
-  for (; end - e > kMost / 2 || (kMost == 4 && e < end); e += kMost) function(Count<kMost>{}, e);
-  if (kMost == 8 && e < end) function(Count<4>{}, e);
+  for (; end - e > kMost - 4; e += kMost) function(Constant<kMost>{}, e);
+  if (e < end) function(Constant<4>{}, e);
 }
 
 // The factors that later observations will want. Fetched a cache line at a time between the arithmetic: a
@@ -229,18 +230,13 @@ inline double loss_pass(const AlsObservations& data, int64_t begin, int64_t end,
   return total;
 }
 
-// Calls function(std-less integral constant N) for the number of vectors in a row.
-template <int N>
-struct Width {
-  static constexpr int value = N;
-};
-
+// Calls function(Constant<N>) for the number of vectors in a row.
 template <class Function>
 inline auto with_width(int64_t stride, Function function) {
-  if (stride == 4 * kLanes) return function(Width<4>{});
-  if (stride == 8 * kLanes) return function(Width<8>{});
-  if (kLanes > 4 && stride == 16 * kLanes) return function(Width<16>{});
-  return function(Width<0>{});
+  if (stride == 4 * kLanes) return function(Constant<4>{});
+  if (stride == 8 * kLanes) return function(Constant<8>{});
+  if (kLanes > 4 && stride == 16 * kLanes) return function(Constant<16>{});
+  return function(Constant<0>{});
 }
 
 void als_prepare(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros, const float* x,

@@ -79,7 +79,7 @@ inline void products_of_rows(const double* rows, int64_t stride, const System& s
     for (int64_t j = 0; j < i + kRows; j += 4) product_tile<kRows>(rows, stride, i, j, system);
 }
 
-// Row i of the eight columns from `block` on, less what the columns before them explain.
+// A row's eight columns from `block` on, less what the columns before them explain.
 inline F64x8 remainder_of(const System& system, const double* row, int64_t block) {
   F64x8 sums[8];
   for (int r = 0; r < 8; ++r) sums[r] = zero8();

@@ -69,28 +69,10 @@ inline void split_columns(const float* rotation, int64_t width, int64_t factors,
 inline void split_block(const uint16_t* rows, int64_t row_part, const uint16_t* columns, int64_t depth,
                         float (*sums)[kTileRows][kLanes]) {
   constexpr int kPairs[6][2] = {{1, 1}, {2, 0}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
-  tile_clear(0);
-  tile_clear(1);
-  tile_clear(2);
-  tile_clear(3);
-  for (const auto& pair : kPairs) {
-    const uint16_t* const left = rows + pair[0] * row_part;
-    const uint16_t* const right = columns + pair[1] * depth * kSplitBlock;
-    for (int64_t k = 0; k < depth; k += 32) {
-      tile_read(4, left + k, depth * 2);
-      tile_read(5, left + kTileRows * depth + k, depth * 2);
-      tile_read(6, right + k * kSplitBlock, kSplitBlock * 4);
-      tile_read(7, right + k * kSplitBlock + 2 * kLanes, kSplitBlock * 4);
-      tile_multiply_add(0, 4, 6);
-      tile_multiply_add(1, 4, 7);
-      tile_multiply_add(2, 5, 6);
-      tile_multiply_add(3, 5, 7);
-    }
-  }
-  tile_write(0, sums[0], 64);
-  tile_write(1, sums[1], 64);
-  tile_write(2, sums[2], 64);
-  tile_write(3, sums[3], 64);
+  clear_block<2>();
+  for (const auto& pair : kPairs)
+    add_to_block<2>(rows + pair[0] * row_part, columns + pair[1] * depth * kSplitBlock, depth);
+  write_block<2>(sums);
 }
 
 int64_t turning_memory(int64_t count, int64_t factors) {

@@ -64,17 +64,20 @@ void leave_scan() { std::memset(software_tiles, 0xFF, sizeof software_tiles); }
 
 #endif
 
-// sums[t] = 16 x 16 inner products: items 16 (t / Vectors) .., queries 16 (t % Vectors) ...
 template <int Vectors>
-inline void tile_block(const uint16_t* items, const uint16_t* panel, int64_t depth,
-                       float (*sums)[kTileRows][kLanes]) {
-  const int64_t item_stride = depth * 2, panel_stride = Vectors * 64;
+inline void clear_block() {
   tile_clear(0);
   tile_clear(2);
   if (Vectors == 2) {
     tile_clear(1);
     tile_clear(3);
   }
+}
+
+// Adds to tile t 16 x 16 inner products: items 16 (t / 2) .., queries 16 (t % 2) ...
+template <int Vectors>
+inline void add_to_block(const uint16_t* items, const uint16_t* panel, int64_t depth) {
+  const int64_t item_stride = depth * 2, panel_stride = Vectors * 64;
   for (int64_t j = 0; j < depth; j += 32) {
     const uint16_t* const queries = panel + j * Vectors * kLanes;
     tile_read(4, items + j, item_stride);
@@ -88,6 +91,11 @@ inline void tile_block(const uint16_t* items, const uint16_t* panel, int64_t dep
       tile_multiply_add(3, 5, 7);
     }
   }
+}
+
+// sums[t]: items 16 (t / Vectors) .., queries 16 (t % Vectors) ...
+template <int Vectors>
+inline void write_block(float (*sums)[kTileRows][kLanes]) {
   tile_write(0, sums[0], 64);
   tile_write(2, sums[Vectors], 64);
   if (Vectors == 2) {
@@ -103,7 +111,9 @@ int64_t screen_panel(const ScreenArguments& a) {
   alignas(64) float sums[2 * Vectors][kTileRows][kLanes];
   for (int64_t row = 0; row < a.rows; row += 2 * kTileRows) {
     for (int i = 0; i < 2 * kTileRows; ++i) prefetch_next(a, row + i, 2 * a.depth);
-    tile_block<Vectors>(static_cast<const uint16_t*>(a.items) + row * a.depth, a.panel, a.depth, sums);
+    clear_block<Vectors>();
+    add_to_block<Vectors>(static_cast<const uint16_t*>(a.items) + row * a.depth, a.panel, a.depth);
+    write_block<Vectors>(sums);
     for (int t = 0; t < 2 * Vectors; ++t) {
       const int vector = t % Vectors;
       const int64_t first = row + t / Vectors * kTileRows;
