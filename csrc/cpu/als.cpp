@@ -100,7 +100,7 @@ class SegmentedRow {
               static_cast<SegmentedRow*>(self)->prepare(x, square, right, residual);
             },
             [](void* self, const float* direction, float* image) {
-              static_cast<SegmentedRow*>(self)->apply(direction, image);
+              return static_cast<SegmentedRow*>(self)->apply(direction, image);
             },
             [](void* self, const float* x) { return static_cast<SegmentedRow*>(self)->loss(x); }};
   }
@@ -115,11 +115,10 @@ class SegmentedRow {
     });
   }
 
-  void apply(const float* direction, float* image) {
-    over_segments(1, {image}, [&](int64_t begin, int64_t end, float* out) {
-      kernels().als_apply(data_, begin, end, zeros_, direction, out);
-      return 0.0;
-    });
+  float apply(const float* direction, float* image) {
+    return static_cast<float>(over_segments(1, {image}, [&](int64_t begin, int64_t end, float* out) {
+      return static_cast<double>(kernels().als_apply(data_, begin, end, zeros_, direction, out));
+    }));
   }
 
   double loss(const float* x) {

@@ -122,8 +122,9 @@ struct AlsPasses {
   void* self;
   // Adds over the row: w y y to `square`, w t y to `right`, w (t - x.y) y to `residual`.
   void (*prepare)(void* self, const float* x, float* square, float* right, float* residual);
-  void (*apply)(void* self, const float* direction, float* image);  // adds w (y . direction) y
-  double (*loss)(void* self, const float* x);                       // sum of w (t - x.y)^2
+  // Adds w (y . direction) y, and returns the sum of w (y . direction)^2.
+  float (*apply)(void* self, const float* direction, float* image);
+  double (*loss)(void* self, const float* x);  // sum of w (t - x.y)^2
 };
 
 struct KernelTable {
@@ -206,8 +207,8 @@ struct KernelTable {
   // As the passes of AlsPasses, over entries begin .. end of the observations.
   void (*als_prepare)(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
                       const float* x, float* square, float* right, float* residual);
-  void (*als_apply)(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
-                    const float* direction, float* image);
+  float (*als_apply)(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
+                     const float* direction, float* image);
   double (*als_loss)(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
                      const float* x);
 };

@@ -25,16 +25,6 @@ inline void relax(float relaxation, const float* start, float* answer, int64_t s
   }
 }
 
-// x - x is 0 unless x is infinite or NaN.
-inline bool is_finite(const float* x, int64_t stride) {
-  F32 total = zero();
-  for (int64_t c = 0; c < stride; c += kLanes) {
-    const F32 v = load(x + c);
-    total = add(total, subtract(v, v));
-  }
-  return sum(total) == 0.0f;
-}
-
 inline double quadratic_form(const double* matrix, int64_t columns, const float* x) {
   double total = 0.0;
   for (int64_t i = 0; i < columns; ++i) {
@@ -45,22 +35,35 @@ inline double quadratic_form(const double* matrix, int64_t columns, const float*
   return total;
 }
 
-template <class Passes>
-inline void add_losses(const HalfStepArguments& a, int64_t row, const Passes& passes,
-                       const AlsScratch& scratch, const float* x, AlsRowsOutcome& outcome) {
-  const float* const prior = a.prior.data == nullptr ? scratch.zeros : a.prior.row(row);
-  F64x8 dense_sum = zero8(), distance_sum = zero8();
+// x^T D x, D the dense part of the systems without the ridge.
+inline double dense_loss(const HalfStepArguments& a, const float* x) {
+  if (a.dense != nullptr) return quadratic_form(a.dense, a.data.design.columns, x);
+  F64x8 total = zero8();
   for (int64_t c = 0; c < a.data.design.row_stride; c += 8) {
-    const F64x8 value = widen8(x + c), deviation = subtract8(value, widen8(prior + c));
-    dense_sum = multiply_add8(multiply8(widen8(a.diagonal + c), value), value, dense_sum);
-    distance_sum = multiply_add8(deviation, deviation, distance_sum);
+    const F64x8 value = widen8(x + c);
+    total = multiply_add8(multiply8(widen8(a.diagonal + c), value), value, total);
   }
-  double dense = lane_tree(dense_sum);
-  const double distance = lane_tree(distance_sum);
+  return lane_tree(total);
+}
+
+// Adds a row's losses, unless its answer is not finite: whose distance from the prior is not.
+template <class Passes>
+inline RowOutcome add_losses(const HalfStepArguments& a, int64_t row, const Passes& passes,
+                             const AlsScratch& scratch, const float* x, AlsRowsOutcome& outcome) {
+  const int64_t stride = a.data.design.row_stride;
+  const float* const prior = a.prior.data == nullptr ? scratch.zeros : a.prior.row(row);
+  F64x8 sums[2] = {zero8(), zero8()};
+  for (int64_t c = 0; c < stride; c += 16) {
+    for (int i = 0; i < 2; ++i) {
+      const F64x8 deviation = subtract8(widen8(x + c + 8 * i), widen8(prior + c + 8 * i));
+      sums[i] = multiply_add8(deviation, deviation, sums[i]);
+    }
+  }
+  const double distance = lane_tree(add8(sums[0], sums[1]));
+  if (distance - distance != 0.0) return RowOutcome::not_finite;
   outcome.ridge_loss += static_cast<double>(a.ridge[row]) * distance;
-  if (!a.with_data_loss) return;
-  if (a.dense != nullptr) dense = quadratic_form(a.dense, a.data.design.columns, x);
-  outcome.data_loss += passes.loss(x) + dense;
+  if (a.with_data_loss) outcome.data_loss += passes.loss(x) + dense_loss(a, x);
+  return RowOutcome::sound;
 }
 
 inline void copy(const float* from, int64_t stride, float* to) {
@@ -79,16 +82,14 @@ inline RowOutcome solve_row(const HalfStepArguments& a, int64_t row, const Passe
   const ExactRow exact{a, scratch, row, begin, count};
   const bool iterate = a.solver == Solver::conjugate_gradient ||
                        (a.solver == Solver::automatic && !(is_short(a, count) && has_dense_inverse(exact)));
-  const RowOutcome found =
+  RowOutcome found =
       iterate ? conjugate_solve<N>(a, row, passes, x, vectors, outcome) : exact_solve(exact, a.solver, x);
-  if (found != RowOutcome::sound) {
-    copy(vectors.start, stride, x);
-    return found;
+  if (found == RowOutcome::sound) {
+    if (a.relaxation != 1.0f) relax(a.relaxation, vectors.start, x, stride);
+    found = add_losses(a, row, passes, scratch, x, outcome);
   }
-  if (a.relaxation != 1.0f) relax(a.relaxation, vectors.start, x, stride);
-  if (!is_finite(x, stride)) return RowOutcome::not_finite;
-  add_losses(a, row, passes, scratch, x, outcome);
-  return RowOutcome::sound;
+  if (found != RowOutcome::sound) copy(vectors.start, stride, x);
+  return found;
 }
 
 // A row without observations is where its prior says, or nowhere.

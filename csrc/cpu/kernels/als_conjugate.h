@@ -21,8 +21,8 @@ struct OwnPasses {
   void prepare(const float* x, float* square, float* right, float* residual) const {
     prepare_pass<N>(data, begin, end, zeros, x, square, right, residual);
   }
-  void apply(const float* direction, float* image) const {
-    apply_pass<N>(data, begin, end, zeros, direction, image);
+  float apply(const float* direction, float* image) const {
+    return apply_pass<N>(data, begin, end, zeros, direction, image);
   }
   double loss(const float* x) const { return loss_pass<N>(data, begin, end, zeros, x); }
 };
@@ -33,7 +33,9 @@ struct DealtPasses {
   void prepare(const float* x, float* square, float* right, float* residual) const {
     passes.prepare(passes.self, x, square, right, residual);
   }
-  void apply(const float* direction, float* image) const { passes.apply(passes.self, direction, image); }
+  float apply(const float* direction, float* image) const {
+    return passes.apply(passes.self, direction, image);
+  }
   double loss(const float* x) const { return passes.loss(passes.self, x); }
 };
 
@@ -52,54 +54,60 @@ inline AlsVectors vectors_of(const AlsScratch& scratch, int64_t stride) {
   return {v, v + stride, v + 2 * stride, v + 3 * stride, v + 4 * stride, v + 5 * stride};
 }
 
-template <int N>
-inline float dot_product(const float* a, const float* b, int64_t stride) {
-  F32 total = zero();
-  for_vectors<N>(stride,
-                 [&](int64_t v) { total = multiply_add(load(a + v * kLanes), load(b + v * kLanes), total); });
-  return sum(total);
-}
+// What a solve starts from: residual . inverse . residual, and the norms of the right side and the residual.
+struct Start {
+  float rho;
+  float right;
+  float residual;
+};
 
-// residual = b - A x, right_side = b, inverse = 1 / diag(A); returns residual . inverse . residual.
+// residual = b - A x, right_side = b, inverse = 1 / diag(A), direction = 0.
 template <int N, class Passes>
-inline float start_solve(const HalfStepArguments& a, int64_t row, const Passes& passes, const float* x,
+inline Start start_solve(const HalfStepArguments& a, int64_t row, const Passes& passes, const float* x,
                          const AlsVectors& v) {
   const int64_t stride = a.data.design.row_stride;
   const F32 ridge = broadcast(a.ridge[row]);
   const float* const prior = a.prior.data == nullptr ? nullptr : a.prior.row(row);
-  for_vectors<N>(stride, [&](int64_t n) {
+  for_vectors<N>(stride, [&](int64_t n) __attribute__((always_inline)) {
     const int64_t c = n * kLanes;
     const F32 dense = add(load(a.diagonal + c), ridge);
     const F32 pull = prior == nullptr ? zero() : multiply(ridge, load(prior + c));
     store(v.inverse + c, dense);
     store(v.right_side + c, pull);
     store(v.residual + c, subtract(pull, multiply(dense, load(x + c))));
+    store(v.direction + c, zero());
   });
   passes.prepare(x, v.inverse, v.right_side, v.residual);
-  F32 rho = zero();
-  for_vectors<N>(stride, [&](int64_t n) {
+  F32 rho = zero(), right = zero(), norm = zero();
+  for_vectors<N>(stride, [&](int64_t n) __attribute__((always_inline)) {
     const int64_t c = n * kLanes;
     const F32 inverse = reciprocal_or_zero(load(v.inverse + c));
-    const F32 r = load(v.residual + c);
+    const F32 r = load(v.residual + c), b = load(v.right_side + c);
     store(v.inverse + c, inverse);
-    store(v.direction + c, multiply(inverse, r));
     rho = multiply_add(multiply(inverse, r), r, rho);
+    right = multiply_add(b, b, right);
+    norm = multiply_add(r, r, norm);
   });
-  return sum(rho);
+  return {sum(rho), __builtin_sqrtf(sum(right)), __builtin_sqrtf(sum(norm))};
 }
 
-// image = A * direction; returns direction . image.
+// direction = inverse * residual + beta * direction, image = A * direction; returns direction . image, of
+// which the observations' part needs their products alone: no sum waits for the image.
 template <int N, class Passes>
-inline float curvature_along(const HalfStepArguments& a, int64_t row, const Passes& passes,
-                             const AlsVectors& v) {
-  const int64_t stride = a.data.design.row_stride;
-  const F32 ridge = broadcast(a.ridge[row]);
-  for_vectors<N>(stride, [&](int64_t n) {
+inline float turn_and_apply(const HalfStepArguments& a, int64_t row, const Passes& passes, float beta,
+                            const AlsVectors& v) {
+  const F32 ridge = broadcast(a.ridge[row]), scale = broadcast(beta);
+  F32 curvature = zero();
+  for_vectors<N>(a.data.design.row_stride, [&](int64_t n) __attribute__((always_inline)) {
     const int64_t c = n * kLanes;
-    store(v.image + c, multiply(add(load(a.diagonal + c), ridge), load(v.direction + c)));
+    const F32 z = multiply(load(v.inverse + c), load(v.residual + c));
+    const F32 direction = multiply_add(scale, load(v.direction + c), z);
+    const F32 image = multiply(add(load(a.diagonal + c), ridge), direction);
+    store(v.direction + c, direction);
+    store(v.image + c, image);
+    curvature = multiply_add(direction, image, curvature);
   });
-  passes.apply(v.direction, v.image);
-  return dot_product<N>(v.direction, v.image, stride);
+  return sum(curvature) + passes.apply(v.direction, v.image);
 }
 
 // x += step * direction, residual -= step * image; returns the squared norm of the residual and its
@@ -108,7 +116,7 @@ template <int N>
 inline float advance(const AlsVectors& v, float step, float* x, int64_t stride, float& rho) {
   const F32 forward = broadcast(step), backward = broadcast(-step);
   F32 norm = zero(), weighted = zero();
-  for_vectors<N>(stride, [&](int64_t n) {
+  for_vectors<N>(stride, [&](int64_t n) __attribute__((always_inline)) {
     const int64_t c = n * kLanes;
     store(x + c, multiply_add(forward, load(v.direction + c), load(x + c)));
     const F32 r = multiply_add(backward, load(v.image + c), load(v.residual + c));
@@ -120,43 +128,31 @@ inline float advance(const AlsVectors& v, float step, float* x, int64_t stride, 
   return sum(norm);
 }
 
-// direction = inverse * residual + beta * direction.
-template <int N>
-inline void turn(const AlsVectors& v, float beta, int64_t stride) {
-  const F32 scale = broadcast(beta);
-  for_vectors<N>(stride, [&](int64_t n) {
-    const int64_t c = n * kLanes;
-    const F32 z = multiply(load(v.inverse + c), load(v.residual + c));
-    store(v.direction + c, multiply_add(scale, load(v.direction + c), z));
-  });
-}
-
 template <int N, class Passes>
 inline RowOutcome conjugate_solve(const HalfStepArguments& a, int64_t row, const Passes& passes, float* x,
                                   const AlsVectors& v, salience::cpu::AlsRowsOutcome& outcome) {
   const int64_t stride = a.data.design.row_stride;
-  float rho = start_solve<N>(a, row, passes, x, v);
-  const float right = __builtin_sqrtf(dot_product<N>(v.right_side, v.right_side, stride));
-  const float scale = right > 0.0f ? 1.0f / right : 1.0f;
-  const float start = __builtin_sqrtf(dot_product<N>(v.residual, v.residual, stride)) * scale;
-  float residual = start;
+  const Start from = start_solve<N>(a, row, passes, x, v);
+  const float scale = from.right > 0.0f ? 1.0f / from.right : 1.0f;
+  const float start = from.residual * scale;
+  float residual = start, rho = from.rho, beta = 0.0f;
   int64_t steps = 0;
   while (steps < a.steps && residual > a.tolerance) {
-    const float curvature = curvature_along<N>(a, row, passes, v);
+    const float curvature = turn_and_apply<N>(a, row, passes, beta, v);
     if (!(curvature > 0.0f)) break;  // nothing left to gain, or NaN: the residual says which
     float next;
     residual = __builtin_sqrtf(advance<N>(v, rho / curvature, x, stride, next)) * scale;
-    if (++steps < a.steps) turn<N>(v, rho > 0.0f ? next / rho : 0.0f, stride);
+    beta = rho > 0.0f ? next / rho : 0.0f;
     rho = next;
+    ++steps;
   }
   outcome.steps += steps;
   outcome.iterated_rows += 1;
   outcome.sum_residual += static_cast<double>(residual);
   if (residual > outcome.worst_residual) outcome.worst_residual = static_cast<double>(residual);
-  // x - x is 0 unless x is infinite or NaN. The residual's norm may rise for a while as the error falls,
-  // never by orders of magnitude.
-  const float size = dot_product<N>(x, x, stride);
-  if (size - size != 0.0f || residual - residual != 0.0f) return RowOutcome::not_finite;
+  // r - r is 0 unless r is infinite or NaN, as it is where x is. The norm may rise for a while as the error
+  // falls, never by orders of magnitude.
+  if (residual - residual != 0.0f) return RowOutcome::not_finite;
   return residual <= 100.0f * (start > 1.0f ? start : 1.0f) ? RowOutcome::sound : RowOutcome::grew;
 }
 

@@ -28,13 +28,15 @@ inline __attribute__((always_inline)) void unrolled(Function& function) {
   }
 }
 
-// function(v) for each vector v of a row.
+// function(v) for each vector v of a row. Rows that sums in registers cannot follow stay loops: unrolled,
+// they are too much for GCC to inline, and what the functions sum up goes to memory.
 template <int N, class Function>
 inline __attribute__((always_inline)) void for_vectors(int64_t stride, Function function) {
-  if constexpr (N > 0) {
+  if constexpr (N > 0 && N <= 8) {
     unrolled<0, N>(function);
   } else {
-    for (int64_t v = 0; v < stride / kLanes; ++v) function(v);
+    const int64_t vectors = N > 0 ? N : stride / kLanes;
+    for (int64_t v = 0; v < vectors; ++v) function(v);
   }
 }
 
@@ -119,7 +121,7 @@ template <int N, int E>
 inline void products(const Entries<E>& entries, const float* x, int64_t stride, float (&out)[E]) {
   F32 sums[E / 4][4];
   for (int i = 0; i < E; ++i) sums[i / 4][i % 4] = zero();
-  for_vectors<N>(stride, [&](int64_t v) {
+  for_vectors<N>(stride, [&](int64_t v) __attribute__((always_inline)) {
     const F32 xv = load(x + v * kLanes);
     for (int i = 0; i < E; ++i)
       sums[i / 4][i % 4] = multiply_add(load(entries.rows[i] + v * kLanes), xv, sums[i / 4][i % 4]);
@@ -137,6 +139,10 @@ struct RowSums {
   explicit RowSums(float* where) : memory(where) {
     if constexpr (N > 0)
       for (int v = 0; v < N; ++v) held[v] = load(where + v * kLanes);
+  }
+  void clear() {
+    static_assert(N > 0);
+    for (F32& v : held) v = zero();
   }
   F32 get(int64_t v) const {
     if constexpr (N > 0) return held[v];
@@ -172,7 +178,7 @@ inline void prepare_pass(const AlsObservations& data, int64_t begin, int64_t end
       pull[i] = broadcast(entries.weights[i] * entries.targets[i]);
       error[i] = broadcast(entries.weights[i] * (entries.targets[i] - found[i]));
     }
-    for_vectors<N>(stride, [&](int64_t v) {
+    for_vectors<N>(stride, [&](int64_t v) __attribute__((always_inline)) {
       const int64_t c = v * kLanes;
       if (c % 16 == 0) prefetch(ahead, c);
       F32 s = squares.get(v), b = rights.get(v), r = residuals.get(v);
@@ -192,25 +198,44 @@ inline void prepare_pass(const AlsObservations& data, int64_t begin, int64_t end
   residuals.keep();
 }
 
+// Returns the sum of w (y . direction)^2: of narrow rows, which have more observations than vectors, as the
+// product of the direction and what is added to its image.
 template <int N>
-inline void apply_pass(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
-                       const float* direction, float* image) {
+inline float apply_pass(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
+                        const float* direction, float* image) {
+  constexpr bool kNarrow = is_narrow<N>() && N <= 8;
   const int64_t stride = data.design.row_stride;
   RowSums<N <= 8 ? N : 0> sums(image);
-  for_entries<N>(begin, end, [&](auto count, int64_t e) {
+  if constexpr (kNarrow) sums.clear();
+  float energy = 0.0f;
+  for_entries<N>(begin, end, [&](auto count, int64_t e) __attribute__((always_inline)) {
     constexpr int E = decltype(count)::value;
     const Entries<E> entries = entries_at<E>(data, e, end, zeros);
     float found[E];
     products<N>(entries, direction, stride, found);
     F32 scale[E];
-    for (int i = 0; i < E; ++i) scale[i] = broadcast(found[i] * entries.weights[i]);
-    for_vectors<N>(stride, [&](int64_t v) {
+    for (int i = 0; i < E; ++i) {
+      const float weighed = found[i] * entries.weights[i];
+      scale[i] = broadcast(weighed);
+      if constexpr (!kNarrow) energy += weighed * found[i];
+    }
+    for_vectors<N>(stride, [&](int64_t v) __attribute__((always_inline)) {
       F32 total = sums.get(v);
       for (int i = 0; i < E; ++i) total = multiply_add(load(entries.rows[i] + v * kLanes), scale[i], total);
       sums.set(v, total);
     });
   });
+  if constexpr (kNarrow) {
+    F32 total = zero();
+    for_vectors<N>(stride, [&](int64_t v) __attribute__((always_inline)) {
+      const int64_t c = v * kLanes;
+      total = multiply_add(load(direction + c), sums.get(v), total);
+      sums.set(v, add(load(image + c), sums.get(v)));
+    });
+    energy = sum(total);
+  }
   sums.keep();
+  return energy;
 }
 
 template <int N>
@@ -246,10 +271,10 @@ void als_prepare(const AlsObservations& data, int64_t begin, int64_t end, const 
   });
 }
 
-void als_apply(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
-               const float* direction, float* image) {
-  with_width(data.design.row_stride, [&](auto width) {
-    apply_pass<decltype(width)::value>(data, begin, end, zeros, direction, image);
+float als_apply(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
+                const float* direction, float* image) {
+  return with_width(data.design.row_stride, [&](auto width) {
+    return apply_pass<decltype(width)::value>(data, begin, end, zeros, direction, image);
   });
 }
 
