@@ -214,7 +214,7 @@ Status solve_again_exactly(const HalfStepArguments& a, const Context& context,
 Status gramian(const GramianArguments& arguments, const Context& context) {
   SALIENCE_RETURN_IF_ERROR(validate(arguments));
   const auto& [factors, out] = arguments;
-  const int64_t f = factors.columns, padded = f + kernels().gramian_padding;
+  const int64_t f = factors.columns, padded = round_up(f + kernels().gramian_padding, 16);
   const int64_t most = std::clamp<int64_t>(kGramianBytes / (padded * padded * 8), 1, 64);
   const int64_t segments = std::clamp<int64_t>(factors.rows / 2048, 1, most);
   AlignedVector<double> sums(static_cast<size_t>(segments * padded * padded), 0.0);

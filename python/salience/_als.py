@@ -280,16 +280,18 @@ class Factorization:
     def _gramian(self, side: Side) -> Float64:
         return self.backend.gramian(side.factors, self.objective.factors)
 
-    def _turn(self, side: Side) -> Float64 | None:
+    def _turn(self, side: Side, replaced: Side | None = None) -> Float64 | None:
         """Turn everything into the eigenbasis of a side's Gramian; returns its eigenvalues.
 
-        Without a weight on unobserved pairs there is no dense part to make diagonal.
+        Without a weight on unobserved pairs there is no dense part to make diagonal. Factors of a side that are going
+        to be ``replaced``, all of them, stay as they are.
         """
         if self.objective.nonnegative or self.objective.unobserved_weight == 0:
             return None
         spectrum, rotation = eigenbasis(self._gramian(side))
         for side in (self.users, self.items):
-            self.backend.rotate(side.factors, rotation)
+            if side is not replaced:
+                self.backend.rotate(side.factors, rotation)
             if side.prior is not None:
                 _core.rotate(side.prior.weights[:, : self.objective.factors], rotation, self.objective.threads)
         return spectrum
@@ -299,11 +301,12 @@ class Factorization:
             return None
         return self._gramian(side)
 
-    def _solve(self, side: Side, other: Side, **how: Any) -> dict[str, float]:
-        self.spectrum = self._turn(other)
+    def _solve(self, side: Side, other: Side, *, exact: bool = False, **how: Any) -> dict[str, float]:
+        self.spectrum = self._turn(other, replaced=side if exact else None)
         prior = None if side.prior is None else side.prior.training_rows()
         step = HalfStep(
-            side.ridge, spectrum=self.spectrum, dense=self._dense(other), mean=self.mean, name=side.name, **how
+            side.ridge, spectrum=self.spectrum, dense=self._dense(other), mean=self.mean, name=side.name,
+            exact=exact, **how
         )
         return self.backend.solve(self.objective, side.held, other.factors, side.factors, prior, step)
 
