@@ -301,12 +301,11 @@ class Factorization:
             return None
         return self._gramian(side)
 
-    def _solve(self, side: Side, other: Side, *, exact: bool = False, **how: Any) -> dict[str, float]:
-        self.spectrum = self._turn(other, replaced=side if exact else None)
+    def _solve(self, side: Side, other: Side, **how: Any) -> dict[str, float]:
+        self.spectrum = self._turn(other, replaced=side if how.get("exact") else None)
         prior = None if side.prior is None else side.prior.training_rows()
         step = HalfStep(
-            side.ridge, spectrum=self.spectrum, dense=self._dense(other), mean=self.mean, name=side.name,
-            exact=exact, **how
+            side.ridge, spectrum=self.spectrum, dense=self._dense(other), mean=self.mean, name=side.name, **how
         )
         return self.backend.solve(self.objective, side.held, other.factors, side.factors, prior, step)
 
