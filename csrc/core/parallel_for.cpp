@@ -9,9 +9,9 @@
 #include <mutex>
 #include <sstream>
 #include <string>
-#include <system_error>
 #include <thread>
-#include <vector>
+
+#include "core/helpers.h"
 
 #if defined(__SSE2__)
 #include <xmmintrin.h>
@@ -20,7 +20,7 @@
 namespace salience {
 namespace {
 
-// Below this many operations a second thread costs more than it saves (some 20 us to start one).
+// Below this many operations a second thread costs more than it saves (some 20 us to wake one).
 constexpr double kOperationsPerWorker = 4e5;
 
 int affinity_cores() {
@@ -157,16 +157,11 @@ Status parallel_for(const Context& context, int workers, int64_t units,
     }
   };
 
-  std::vector<std::thread> helpers;
-  helpers.reserve(static_cast<size_t>(workers));
-  try {
-    for (int index = 1; index < workers; ++index) helpers.emplace_back(run, index);
-  } catch (const std::system_error&) {
-    // The system has no more threads to give: those that started, and this one, do the work.
+  {
+    const std::function<void(int)> runs = run;
+    const Help help(workers - 1, runs);
+    run(0);
   }
-  run(0);
-  for (std::thread& helper : helpers) helper.join();
-
   if (failure) std::rethrow_exception(failure);
   if (stop.load()) return Status::interrupted();
   return {};

@@ -1,5 +1,5 @@
-// Threads for one call: started when it begins, joined before it returns, so nothing outlives a fork
-// and no pool competes with the caller's own.
+// Threads for one call, the caller's and helpers that sleep between calls (helpers.h): none spins, and none
+// is still at a call's work when it returns.
 #pragma once
 
 #include <atomic>

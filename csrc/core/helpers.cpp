@@ -1,0 +1,96 @@
+#include "core/helpers.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace salience {
+
+class Helpers {
+ public:
+  // Those of this process. Never destroyed: they sleep until it ends.
+  static Helpers& ours() {
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
+    static_cast<void>(registered);
+    Helpers* found = current_.load();
+    if (found != nullptr) return *found;
+    Helpers* const made = new Helpers;
+    if (current_.compare_exchange_strong(found, made)) return *made;
+    delete made;
+    return *found;
+  }
+
+  void begin(Help& help) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    wanted_.push_back(&help);
+    int missing = -sleeping_;
+    for (const Help* const other : wanted_) missing += other->count_ - other->begun_;
+    try {
+      for (; missing > 0; --missing) {
+        std::thread(&Helpers::serve, this).detach();
+        ++sleeping_;  // as good as: it asks for work first
+      }
+    } catch (const std::system_error&) {
+      // The system has no more threads to give: those that there are, and the caller, do the work.
+    }
+    for (int n = 0; n < help.count_; ++n) work_.notify_one();
+  }
+
+  void end(Help& help) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    wanted_.erase(std::remove(wanted_.begin(), wanted_.end(), &help), wanted_.end());
+    done_.wait(lock, [&] { return help.running_ == 0; });
+  }
+
+ private:
+  void serve() {
+    pthread_setname_np(pthread_self(), "salience");
+    cpu_set_t cpus;
+    bool has_cpus = false;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      work_.wait(lock, [&] { return !wanted_.empty(); });
+      --sleeping_;
+      Help& help = *wanted_.front();
+      const int index = ++help.begun_;
+      ++help.running_;
+      if (help.begun_ == help.count_) wanted_.pop_front();
+      lock.unlock();
+      if (help.has_cpus_ && !(has_cpus && CPU_EQUAL(&cpus, &help.cpus_))) {
+        cpus = help.cpus_;
+        has_cpus = pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus) == 0;
+      }
+      help.run_(index);
+      lock.lock();
+      ++sleeping_;
+      if (--help.running_ == 0) done_.notify_all();
+    }
+  }
+
+  static std::atomic<Helpers*> current_;
+
+  std::mutex mutex_;
+  std::condition_variable work_, done_;
+  std::deque<Help*> wanted_;  // with work that nobody has begun
+  int sleeping_ = 0;
+};
+
+std::atomic<Helpers*> Helpers::current_{nullptr};
+
+Help::Help(int count, const std::function<void(int)>& run)
+    : run_(run), count_(count), has_cpus_(sched_getaffinity(0, sizeof cpus_, &cpus_) == 0) {
+  if (count_ > 0) Helpers::ours().begin(*this);
+}
+
+Help::~Help() {
+  if (count_ > 0) Helpers::ours().end(*this);
+}
+
+}  // namespace salience
