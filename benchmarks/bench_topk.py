@@ -241,11 +241,14 @@ def main() -> None:
     grid = list(itertools.product(options.data.split(","), options.items, options.dims, options.queries, options.k))
     if options.published:
         grid = PUBLISHED
-    for data, items, dims, queries, k in grid:
-        if time.perf_counter() - start > options.seconds:
-            print("out of time: the rest is left out", flush=True)
-            break
-        contest.run(data, queries, items, dims, k)
+    try:
+        for data, items, dims, queries, k in grid:
+            if time.perf_counter() - start > options.seconds:
+                print("out of time: the rest is left out", flush=True)
+                break
+            contest.run(data, queries, items, dims, k)
+    except KeyboardInterrupt:
+        print("interrupted: the rest is left out", flush=True)
     parts = [*("- " + line for line in head), "", contest.table(), "", "Peers:", "", contest.peer_table()]
     if options.growth:
         _core.use_instruction_set(sets[-1])

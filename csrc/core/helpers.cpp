@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <cstring>
 #include <deque>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 namespace salience {
@@ -35,10 +34,10 @@ class Helpers {
     try {
       for (; missing > 0; --missing) {
         std::thread(&Helpers::serve, this).detach();
-        ++sleeping_;  // as good as: it asks for work first
+        ++sleeping_;  // as good as: the first it does is to look for work
       }
-    } catch (const std::system_error&) {
-      // The system has no more threads to give: those that there are, and the caller, do the work.
+    } catch (const std::exception&) {
+      // The system has no more threads or memory to give: those that there are, and the caller, do the work.
     }
     for (int n = 0; n < help.count_; ++n) work_.notify_one();
   }
