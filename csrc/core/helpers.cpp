@@ -16,8 +16,6 @@ class Helpers {
  public:
   // Those of this process. Never destroyed: they sleep until it ends.
   static Helpers& ours() {
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
-    static_cast<void>(registered);
     Helpers* found = current_.load();
     if (found != nullptr) return *found;
     Helpers* const made = new Helpers;
@@ -74,6 +72,7 @@ class Helpers {
   }
 
   static std::atomic<Helpers*> current_;
+  static const int forgotten_by_children_;
 
   std::mutex mutex_;
   std::condition_variable work_, done_;
@@ -82,6 +81,7 @@ class Helpers {
 };
 
 std::atomic<Helpers*> Helpers::current_{nullptr};
+const int Helpers::forgotten_by_children_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
 
 Help::Help(int count, const std::function<void(int)>& run)
     : run_(run), count_(count), has_cpus_(sched_getaffinity(0, sizeof cpus_, &cpus_) == 0) {

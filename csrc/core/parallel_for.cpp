@@ -20,7 +20,7 @@
 namespace salience {
 namespace {
 
-// Below this many operations a second thread costs more than it saves (some 20 us to wake one).
+// Below this many operations a second thread, which has to wake, costs more than it saves.
 constexpr double kOperationsPerWorker = 4e5;
 
 int affinity_cores() {
@@ -141,7 +141,7 @@ Status parallel_for(const Context& context, int workers, int64_t units,
   std::exception_ptr failure;
   std::mutex failure_mutex;
 
-  const auto run = [&](int index) {
+  const std::function<void(int)> run = [&](int index) {
     const DefaultFloatingPoint guard;
     Worker worker(index, context, stop);
     try {
@@ -158,8 +158,7 @@ Status parallel_for(const Context& context, int workers, int64_t units,
   };
 
   {
-    const std::function<void(int)> runs = run;
-    const Help help(workers - 1, runs);
+    const Help help(workers - 1, run);
     run(0);
   }
   if (failure) std::rethrow_exception(failure);

@@ -61,16 +61,10 @@ inline void add_scaled(const double* y, double scale, int64_t width, double* out
   for (int64_t c = 0; c < width; c += 8) store8(out + c, multiply_add8(s, load8(y + c), load8(out + c)));
 }
 
-// The factors that the row or a later one gathers soon.
-inline const float* gathered_soon(const ExactRow& r, int64_t n) {
-  constexpr int64_t kDistance = 8;
-  const int64_t entry = r.begin + n + kDistance;
-  return entry < r.a.data.observations.entries ? factors_of(r.a.data, entry) : r.scratch.zeros;
-}
-
 // x = D^-1 (ridge prior) + D^-1/2 Z^T (I + Z Z^T)^-1 W^1/2 (t - Y D^-1 ridge prior), Z = W^1/2 Y D^-1/2: the
 // Woodbury identity on a system that is never worse conditioned than I.
 inline RowOutcome solve_short(const ExactRow& r, float* x) {
+  constexpr int64_t kDistance = 8;  // of the factors that are fetched, across the ends of rows
   const int64_t stride = r.stride(), n = r.count, order = (n + 7) / 8 * 8;
   double* const centre = r.vector(0);   // D^-1 ridge prior
   double* const inverse = r.vector(1);  // D^-1/2
@@ -96,7 +90,7 @@ inline RowOutcome solve_short(const ExactRow& r, float* x) {
     const float* const y = factors_of(r.a.data, r.begin + k);
     right[k] = root * (r.a.prior.data == nullptr ? target : target - product(y, centre, stride));
     const F64x8 scale = broadcast8(root);
-    const float* const soon = gathered_soon(r, k);
+    const float* const soon = factors_ahead(r.a.data, r.begin + k + kDistance, r.scratch.zeros);
     for (int64_t c = 0; c < stride; c += 16) {
       __builtin_prefetch(soon + c);
       for (int64_t i = c; i < c + 16; i += 8)

@@ -20,6 +20,8 @@ constexpr bool is_narrow() {
   return N > 0 && N * kLanes <= 64;
 }
 
+constexpr int kMostHeld = 8;  // vectors of a row whose sum registers can hold
+
 template <int I, int N, class Function>
 inline __attribute__((always_inline)) void unrolled(Function& function) {
   if constexpr (I < N) {
@@ -28,11 +30,11 @@ inline __attribute__((always_inline)) void unrolled(Function& function) {
   }
 }
 
-// function(v) for each vector v of a row. Rows that sums in registers cannot follow stay loops: unrolled,
+// function(v) for each vector v of a row. Rows of more vectors than registers hold stay loops: unrolled,
 // they are too much for GCC to inline, and what the functions sum up goes to memory.
 template <int N, class Function>
 inline __attribute__((always_inline)) void for_vectors(int64_t stride, Function function) {
-  if constexpr (N > 0 && N <= 8) {
+  if constexpr (N > 0 && N <= kMostHeld) {
     unrolled<0, N>(function);
   } else {
     const int64_t vectors = N > 0 ? N : stride / kLanes;
@@ -101,14 +103,16 @@ struct Ahead {
   const float* rows[E];
 };
 
+// Of an entry, or zeros past the last.
+inline const float* factors_ahead(const AlsObservations& data, int64_t entry, const float* zeros) {
+  return entry < data.observations.entries ? factors_of(data, entry) : zeros;
+}
+
 template <int N, int E>
 inline Ahead<E> ahead_of(const AlsObservations& data, int64_t entry, const float* zeros) {
   constexpr int64_t kDistance = is_narrow<N>() ? 16 : 8;  // across the ends of rows, which are short
   Ahead<E> ahead;
-  for (int i = 0; i < E; ++i) {
-    const int64_t e = entry + kDistance + i;
-    ahead.rows[i] = e < data.observations.entries ? factors_of(data, e) : zeros;
-  }
+  for (int i = 0; i < E; ++i) ahead.rows[i] = factors_ahead(data, entry + kDistance + i, zeros);
   return ahead;
 }
 
@@ -203,9 +207,10 @@ inline void prepare_pass(const AlsObservations& data, int64_t begin, int64_t end
 template <int N>
 inline float apply_pass(const AlsObservations& data, int64_t begin, int64_t end, const float* zeros,
                         const float* direction, float* image) {
-  constexpr bool kNarrow = is_narrow<N>() && N <= 8;
+  constexpr int kHeld = N <= kMostHeld ? N : 0;
+  constexpr bool kNarrow = is_narrow<N>() && kHeld > 0;
   const int64_t stride = data.design.row_stride;
-  RowSums<N <= 8 ? N : 0> sums(image);
+  RowSums<kHeld> sums(image);
   if constexpr (kNarrow) sums.clear();
   float energy = 0.0f;
   for_entries<N>(begin, end, [&](auto count, int64_t e) __attribute__((always_inline)) {
