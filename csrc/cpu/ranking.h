@@ -17,7 +17,7 @@ using salience::Rank;
 // integers, without branches that depend on them (which cost more than all else on random keys).
 template <class Key>
 void partition_largest(Key* keys, size_t count, size_t k) {
-  for (int round = 0; count > 32 && round < 48; ++round) {
+  for (int round = 0; count > 8 && round < 48; ++round) {
     Key a = keys[count / 4], b = keys[count / 2], c = keys[count - count / 4];
     if (a < b) std::swap(a, b);
     if (b < c) std::swap(b, c);

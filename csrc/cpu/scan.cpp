@@ -127,13 +127,31 @@ void GroupScan::scan(int64_t begin, int64_t end, Worker& worker) {
 
 std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
   const auto n = static_cast<size_t>(q);
-  std::vector<uint64_t> survivors;
-  for (int64_t r = 0; r < count; ++r) {
-    const std::vector<uint64_t>& part = scans[r]->queries_[n].survivors;
-    survivors.insert(survivors.end(), part.begin(), part.end());
-  }
   GroupScan& first = *scans[0];
-  const auto k = static_cast<size_t>(first.request_.k);
+  std::vector<uint64_t>& survivors = first.queries_[n].survivors;
+  if (count > 1) {
+    survivors = part_together(scans, count, q);
+  } else if (!survivors.empty()) {
+    first.part(q);
+  }
+  first.rescore(q);
+  std::vector<Key> keys = first.best_[n].keys();
+  for (int64_t r = 1; r < count; ++r) {
+    const std::vector<Key>& others = scans[r]->best_[n].keys();
+    keys.insert(keys.end(), others.begin(), others.end());
+  }
+  return keys;
+}
+
+std::vector<uint64_t> GroupScan::part_together(const std::unique_ptr<GroupScan>* scans, int64_t count,
+                                               int64_t q) {
+  const auto n = static_cast<size_t>(q), k = static_cast<size_t>(scans[0]->request_.k);
+  std::vector<uint64_t> survivors;
+  const auto gather = [&](const GroupScan& scan) {
+    const std::vector<uint64_t>& own = scan.queries_[n].survivors;
+    survivors.insert(survivors.end(), own.begin(), own.end());
+  };
+  for (int64_t r = 0; r < count; ++r) gather(*scans[r]);
   double lower = -ScreeningBound::kInfinity;
   if (survivors.size() >= k) {
     partition_largest(survivors.data(), survivors.size(), k);
@@ -141,21 +159,14 @@ std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_
   }
   survivors.clear();
   for (int64_t r = 0; r < count; ++r) {
-    std::vector<uint64_t>& part = scans[r]->queries_[n].survivors;
-    if (part.empty()) continue;
-    scans[r]->adopt_level(q);
-    scans[r]->raise_level_to_survivors(q, lower);
-    scans[r]->drop(q, 0);
-    survivors.insert(survivors.end(), part.begin(), part.end());
+    GroupScan& scan = *scans[r];
+    if (scan.queries_[n].survivors.empty()) continue;
+    scan.adopt_level(q);
+    scan.raise_level_to_survivors(q, lower);
+    scan.drop(q, 0);
+    gather(scan);
   }
-  first.queries_[n].survivors = std::move(survivors);
-  first.rescore(q);
-  std::vector<Key> keys;
-  for (int64_t r = 0; r < count; ++r) {
-    const std::vector<Key>& part = scans[r]->best_[n].keys();
-    keys.insert(keys.end(), part.begin(), part.end());
-  }
-  return keys;
+  return survivors;
 }
 
 void GroupScan::encode_queries() {
@@ -624,9 +635,8 @@ double GroupScan::level_in_block(int64_t q, int64_t block, double reach) {
 double GroupScan::offset_of_level(const Query& query) const { return request_.gated() ? 0.0 : query.offset; }
 
 // Raises the level to what k survivors reach and drops those that cannot reach it.
-void GroupScan::compact(int64_t q) {
-  Query& query = queries_[static_cast<size_t>(q)];
-  std::vector<uint64_t>& survivors = query.survivors;
+void GroupScan::part(int64_t q) {
+  std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
   const auto k = static_cast<size_t>(request_.k);
   size_t kept = 0;
   if (survivors.size() >= k) {
@@ -635,7 +645,13 @@ void GroupScan::compact(int64_t q) {
     kept = k;  // the k best by lower bound stay: each of them may be
   }
   drop(q, kept);
-  kept = survivors.size();
+}
+
+// Makes room among the survivors.
+void GroupScan::compact(int64_t q) {
+  part(q);
+  Query& query = queries_[static_cast<size_t>(q)];
+  const size_t kept = query.survivors.size();
   if (kept <= query.capacity / 2) return;
   const auto limit = static_cast<size_t>(survivor_limit(request_.k));
   if (query.capacity < limit) {
@@ -655,12 +671,13 @@ void GroupScan::raise_level_to_survivors(int64_t q, double lower) {
 void GroupScan::drop(int64_t q, size_t kept) {
   std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
   const double level = levels_[static_cast<size_t>(q)];
-  for (size_t n = kept; n < survivors.size(); ++n) {
-    const double lower = Survivors::lower(survivors[n]);
-    const double upper =
-        lower + std::abs(lower) * 0x1.0p-19 + 2.0 * error_at(q, lower, Survivors::position(survivors[n]));
-    if (!(upper < level)) survivors[kept++] = survivors[n];
-  }
+  const auto reaches_level = [&](uint64_t survivor) {
+    const double lower = Survivors::lower(survivor), rounding = std::abs(lower) * 0x1.0p-19;
+    return lower >= level ||
+           !(lower + rounding + 2.0 * error_at(q, lower, Survivors::position(survivor)) < level);
+  };
+  for (size_t n = kept; n < survivors.size(); ++n)
+    if (reaches_level(survivors[n])) survivors[kept++] = survivors[n];
   survivors.resize(kept);
 }
 
@@ -698,15 +715,20 @@ void GroupScan::give_up(int64_t q) {
 void GroupScan::rescore(int64_t q) {
   std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
   const auto total = static_cast<int64_t>(survivors.size());
-  for (int64_t start = 0; start < total; start += kRescoreBatch) {
-    const int64_t count = std::min(kRescoreBatch, total - start);
-    int64_t positions[kRescoreBatch];
-    for (int64_t n = 0; n < count; ++n) {
-      positions[n] = Survivors::position(survivors[static_cast<size_t>(start + n)]);
-      const std::byte* const row = catalogue_.source(catalogue_.id(positions[n]));
+  const auto position = [&](int64_t n) { return Survivors::position(survivors[static_cast<size_t>(n)]); };
+  const auto prefetch = [&](int64_t start) {
+    for (int64_t n = start; n < std::min(start + kRescoreBatch, total); ++n) {
+      const std::byte* const row = catalogue_.source(catalogue_.id(position(n)));
       for (int64_t byte = 0; byte < std::min<int64_t>(catalogue_.row_bytes, 1024); byte += 64)
         __builtin_prefetch(row + byte);
     }
+  };
+  prefetch(0);
+  for (int64_t start = 0; start < total; start += kRescoreBatch) {
+    prefetch(start + kRescoreBatch);
+    const int64_t count = std::min(kRescoreBatch, total - start);
+    int64_t positions[kRescoreBatch];
+    for (int64_t n = 0; n < count; ++n) positions[n] = position(start + n);
     const float* const* rows = rows_.at(catalogue_, count, [&](int64_t n) { return positions[n]; });
     score(q, 1, rows, count, positions);
   }

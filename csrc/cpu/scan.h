@@ -157,6 +157,9 @@ class GroupScan {
   void adopt_level(int64_t q);
   void prove_level(int64_t q, double level);
   double error_at(int64_t q, double lower, int64_t position) const;
+  void part(int64_t q);
+  static std::vector<uint64_t> part_together(const std::unique_ptr<GroupScan>* scans, int64_t count,
+                                             int64_t q);
   void compact(int64_t q);
   void raise_level_to_survivors(int64_t q, double lower);
   void drop(int64_t q, size_t kept);
