@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from typing import Any
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 
 class UnsupportedError(Exception):
@@ -73,3 +74,17 @@ def thread_limit(threads: int, *, blas_only: bool = False) -> contextlib.Abstrac
     """Hold BLAS (and OpenMP) to ``threads`` while the block runs."""
     limits: contextlib.AbstractContextManager[Any] = threadpool_limits(threads, user_api="blas" if blas_only else None)
     return limits
+
+
+def on_one_blas_thread(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Hold BLAS to one thread during ``call``, which has threads of its own.
+
+    What libraries ask for who call BLAS from several threads; better for many queries, and worse for few.
+    """
+    controller = ThreadpoolController()
+
+    def run() -> Any:
+        with controller.limit(limits=1, user_api="blas"):
+            return call()
+
+    return run

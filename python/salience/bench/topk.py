@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salience.bench.contest import OURS, Problem, Verdict
-from salience.bench.peers import UnsupportedError
+from salience.bench.peers import UnsupportedError, on_one_blas_thread
 from salience.bench.timing import Call
 from salience.similarity import Index
 
@@ -125,10 +125,13 @@ def by_faiss(problem: TopK) -> dict[str, Call]:
 
 
 def by_implicit(problem: TopK) -> dict[str, Call]:
-    """Search with what is behind implicit's recommend."""
+    """Search with what is behind implicit's recommend, with both kinds of BLAS threads."""
     from implicit.cpu.topk import topk
 
-    return {"implicit": lambda: topk(problem.items, problem.queries, problem.k, num_threads=problem.threads)}
+    def search() -> Any:
+        return topk(problem.items, problem.queries, problem.k, num_threads=problem.threads)
+
+    return {"implicit": search, "implicit, one BLAS thread": on_one_blas_thread(search)}
 
 
 def by_numpy(problem: TopK) -> dict[str, Call]:
@@ -148,7 +151,7 @@ def best_of(scores: Float32, k: int) -> Answer:
 
 
 def by_rectools(problem: TopK) -> dict[str, Call]:
-    """Rank as RecTools' vector models do; its flat triplets are read back into rows."""
+    """Rank as RecTools' vector models do, by implicit's search; its flat triplets are read back into rows."""
     from rectools.models.rank import Distance, ImplicitRanker
 
     ranker = ImplicitRanker(Distance.DOT, problem.queries, problem.items, num_threads=problem.threads)
@@ -158,7 +161,7 @@ def by_rectools(problem: TopK) -> dict[str, Call]:
         _, ids, scores = ranker.rank(subjects, problem.k)
         return np.reshape(ids, shape), np.reshape(scores, shape)
 
-    return {"rectools": search}
+    return {"rectools": search, "rectools, one BLAS thread": on_one_blas_thread(search)}
 
 
 def by_torch(problem: TopK) -> dict[str, Call]:
