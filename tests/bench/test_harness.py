@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from click.testing import CliRunner
+from threadpoolctl import threadpool_info
 
 from salience import ALS, Collaborative, History, HybridScorer, Interactions, ItemKNN, Prior, cli, datasets
 from salience.bench import (
@@ -32,6 +33,7 @@ from salience.bench import topk as bench_topk
 from salience.bench.als import ExplicitALS, ImplicitALS, objective
 from salience.bench.evaluation import Evaluation
 from salience.bench.hybrid import Hybrid
+from salience.bench.peers import on_one_blas_thread
 from salience.bench.topk import TopK
 from salience.evaluation import splits
 
@@ -277,6 +279,16 @@ def test_peers_agree(task, name):
         assert result.verdict.agrees in ((True,) if task != "ratings" else (None,)), result.verdict
         if task == "ratings":
             assert result.verdict.figures["rmse"] < 1.5
+
+
+def test_blas_has_one_thread_only_while_it_is_held():
+    def blas_threads():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before = blas_threads()
+    assert before, "NumPy brings a BLAS"
+    assert on_one_blas_thread(blas_threads)() == [1] * len(before)
+    assert blas_threads() == before
 
 
 # Objectives
