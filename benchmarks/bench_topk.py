@@ -13,6 +13,7 @@ does at most.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import time
@@ -25,13 +26,13 @@ import numpy as np
 import salience
 from contest import RESULTS, interleave, machine, markdown, milliseconds
 from salience import _core
-from salience.bench import topk
+from salience.bench import UnsupportedError, topk
 from salience.bench.topk import TopK
 from salience.datasets import load_gowalla
 
 PEERS = ("faiss-cpu", "implicit", "usearch", "numpy", "torch")
 ALS_SETTINGS = {"unobserved_weight": 0.01, "regularization": 0.003, "regularization_exponent": 1.0, "epochs": 4}
-NAMES = ("faiss", "implicit", "implicit, one BLAS thread", "numpy", "torch", "usearch")
+NAMES = ("faiss", "implicit", "numpy", "torch", "usearch")
 DIMS, MANY = (64, 128, 256), (1, 16, 256, 1024, 8192)
 # Shapes whose peers take minutes are left out. Gowalla has the items it has.
 PUBLISHED = [
@@ -63,8 +64,8 @@ def peers(q: np.ndarray, x: np.ndarray, k: int, threads: int) -> dict[str, Calla
     """Say what each peer does; every one returns ids and scores in order."""
     problem = TopK(q, x, k, threads, "")
     calls = {}
-    for name in ("faiss", "implicit", "numpy", "torch", "usearch"):
-        if problem.score_matrix_fits or name not in ("numpy", "torch"):
+    for name in NAMES:
+        with contextlib.suppress(UnsupportedError):
             calls.update(topk.ADAPTERS[name](problem))
     return calls
 
@@ -155,14 +156,15 @@ class Contest:
 
     def peer_table(self) -> str:
         """Lay out every peer."""
+        names = sorted({name for row in self.rows for name in row["times"]} - set(self.sets))
         rows = [
             [
                 *self.cells(row)[:5],
-                *(milliseconds(row["times"][name]) if name in row["times"] else "-" for name in NAMES),
+                *(milliseconds(row["times"][name]) if name in row["times"] else "-" for name in names),
             ]
             for row in self.rows
         ]
-        return markdown(["data", "queries", "items", "dims", "k", *(f"{name}, ms" for name in NAMES)], rows)
+        return markdown(["data", "queries", "items", "dims", "k", *(f"{name}, ms" for name in names)], rows)
 
 
 def plot(contest: Contest, path: Any) -> None:

@@ -131,7 +131,7 @@ std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_
   std::vector<uint64_t>& survivors = first.queries_[n].survivors;
   if (count > 1) {
     survivors = part_together(scans, count, q);
-  } else if (!survivors.empty()) {
+  } else if (!survivors.empty()) {  // an exact scan has no survivors, and no levels
     first.part(q);
   }
   first.rescore(q);

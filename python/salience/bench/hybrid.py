@@ -22,7 +22,7 @@ import scipy.sparse as sp
 from salience._arrays import whole
 from salience.bench import topk
 from salience.bench.contest import OURS, Problem, Verdict
-from salience.bench.peers import UnsupportedError, on_one_blas_thread
+from salience.bench.peers import UnsupportedError, by_blas_threads
 from salience.bench.timing import Call
 from salience.hybrid import HybridScorer
 from salience.models import Float32
@@ -191,7 +191,7 @@ def by_implicit(problem: Hybrid) -> dict[str, Call]:
         out = scores <= -np.finfo(np.float32).max
         return np.where(out, -1, ids), np.where(out, -np.inf, scores)
 
-    return {"implicit": run, "implicit, one BLAS thread": on_one_blas_thread(run)}
+    return by_blas_threads("implicit", run)
 
 
 def _by_search(adapter: Callable[[topk.TopK], dict[str, Call]]) -> Callable[[Hybrid], dict[str, Call]]:

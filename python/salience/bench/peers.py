@@ -88,3 +88,8 @@ def on_one_blas_thread(call: Callable[[], Any]) -> Callable[[], Any]:
             return call()
 
     return run
+
+
+def by_blas_threads(name: str, call: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+    """Let a library with threads of its own take turns with BLAS as it is and with BLAS on one thread."""
+    return {name: call, f"{name}, one BLAS thread": on_one_blas_thread(call)}

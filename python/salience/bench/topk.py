@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salience.bench.contest import OURS, Problem, Verdict
-from salience.bench.peers import UnsupportedError, on_one_blas_thread
+from salience.bench.peers import UnsupportedError, by_blas_threads
 from salience.bench.timing import Call
 from salience.similarity import Index
 
@@ -131,7 +131,7 @@ def by_implicit(problem: TopK) -> dict[str, Call]:
     def search() -> Any:
         return topk(problem.items, problem.queries, problem.k, num_threads=problem.threads)
 
-    return {"implicit": search, "implicit, one BLAS thread": on_one_blas_thread(search)}
+    return by_blas_threads("implicit", search)
 
 
 def by_numpy(problem: TopK) -> dict[str, Call]:
@@ -161,7 +161,7 @@ def by_rectools(problem: TopK) -> dict[str, Call]:
         _, ids, scores = ranker.rank(subjects, problem.k)
         return np.reshape(ids, shape), np.reshape(scores, shape)
 
-    return {"rectools": search, "rectools, one BLAS thread": on_one_blas_thread(search)}
+    return by_blas_threads("rectools", search)
 
 
 def by_torch(problem: TopK) -> dict[str, Call]:
