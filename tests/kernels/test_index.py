@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import pickle
 import threading
 
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 import reference
 import salience
+from forking import holds_in_child
 from salience import _core
 
 METRICS = ("dot", "cosine", "euclidean")
@@ -179,12 +179,13 @@ def test_a_fork_during_a_change_leaves_a_child_that_works():
     index = salience.Index(x)
     expected = index.search(x[:3], 5)[0].tolist()
     with index._changes:  # as if another thread were changing it
-        child = os.fork()
-        if child == 0:
+
+        def works():
             good = index.search(x[:3], 5, threads=2)[0].tolist() == expected
             index.add(x[:2])
-            os._exit(0 if good and len(index) == 502 else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            return good and len(index) == 502
+
+        assert holds_in_child(works)
 
 
 def many_items():
@@ -214,6 +215,7 @@ def test_searches_that_begin_together_share_one_copy_in_8_bits():
         index.update([0], x[:1])
 
 
+@pytest.mark.fork_amid_calls
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_while_the_copy_in_8_bits_is_made_leaves_a_child_that_works():
     x, q, index = many_items()
@@ -222,10 +224,9 @@ def test_a_fork_while_the_copy_in_8_bits_is_made_leaves_a_child_that_works():
         index.update(np.arange(len(x)), x)
         first = threading.Thread(target=index.search, args=(q, 10))
         first.start()
-        if (child := os.fork()) == 0:
-            os._exit(0 if index.search(q, 10)[0].tolist() == expected else 1)
+        good = holds_in_child(lambda: index.search(q, 10)[0].tolist() == expected)
         first.join()
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert good
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
