@@ -60,9 +60,11 @@ struct ScreenArguments {
   const float* terms;       // null, or one per row: terms[row] * factors[lane] is subtracted
   const float* factors;     // one per lane
   const void* next;         // null, or the block that will be wanted next
-  // Null, or where the largest value of each tile and lane goes, and nothing is screened: rows of a tile lie
-  // together, tile_rows of them. For screen alone.
+  // For screen alone: null, or where the largest value of each tile (tile_rows rows that lie together) and
+  // lane goes, and nothing is screened; and then null, or where all values of the tiles with such a maximum
+  // are kept, as many as rows x lanes. For sift: what screen left there.
   float* maxima;
+  float* kept;
   // What passes, with room for (kBlockRows + 1) x lanes of the panel: lane << 16 | row, and its value.
   uint32_t* positions;
   float* values;
@@ -146,6 +148,7 @@ struct KernelTable {
   void (*enter_scan)();
   void (*leave_scan)();
   int64_t (*screen)(const ScreenArguments& arguments);
+  int64_t (*sift)(const ScreenArguments& arguments);  // values that were kept, once
   int64_t (*screen_few)(const ScreenArguments& arguments);
   int64_t (*screen_bytes)(const ScreenArguments& arguments);  // queries in fixed point
 
@@ -177,6 +180,11 @@ struct KernelTable {
   // Writes the positions in values[0 .. count) that are not below the threshold, NaN included.
   int64_t (*select_float)(const float* values, int64_t count, float threshold, uint32_t* out);
   int64_t (*select_double)(const double* values, int64_t count, double threshold, uint32_t* out);
+
+  // out = the keys, no two of them equal, from the largest to the smallest. Only for up to most_sorted of
+  // them.
+  void (*sort_keys)(const uint64_t* keys, int64_t count, uint64_t* out);
+  int64_t most_sorted;
 
   // below[b] = how many of values[0 .. count) are smaller than bounds[b]; NaN is not.
   void (*count_below_float)(const float* values, int64_t count, const float* bounds, int64_t bound_count,

@@ -82,15 +82,13 @@ class Reservoir {
   bool bounded_ = false;
 };
 
-// Leaves the k best of `keys` in front, in order.
+// Leaves the k best of `keys`, in no order.
 template <class Key>
-void sort_best(std::vector<Key>& keys, int64_t k) {
+void keep_best(std::vector<Key>& keys, int64_t k) {
   const auto wanted = static_cast<size_t>(k);
-  if (keys.size() > wanted) {
-    partition_largest(keys.data(), keys.size(), wanted);
-    keys.resize(wanted);
-  }
-  std::sort(keys.begin(), keys.end(), std::greater<Key>());
+  if (keys.size() <= wanted) return;
+  partition_largest(keys.data(), keys.size(), wanted);
+  keys.resize(wanted);
 }
 
 }  // namespace salience::cpu

@@ -7,8 +7,9 @@ namespace salience::cpu {
 namespace {
 
 constexpr int64_t kCachedBytes = 16 << 20;
-constexpr int64_t kRescoreBatch = 64;
+constexpr int64_t kRescoreBatch = 32;           // two of them stay in the first-level cache
 constexpr int64_t kPieceRows = kBlockRows / 2;  // of a sample: whole tiles of every instruction set
+constexpr int64_t kKeptBytes = 768 << 10;       // of a sample's values: they stay in the second-level cache
 constexpr double kRatioRounding = 0x1.0p-20;    // of gated scores: more than their roundings to fp32 together
 constexpr double kQuotientSlack = 0x1.0p-148;   // and where they fall below fp32, which loses 2^-149 of each
 constexpr double kLargestNumerator = 0x1.0p126;  // beyond it fp32 may overflow
@@ -125,17 +126,21 @@ void GroupScan::scan(int64_t begin, int64_t end, Worker& worker) {
   panels_ = {};
 }
 
-std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
-  const auto n = static_cast<size_t>(q);
+void GroupScan::part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
   GroupScan& first = *scans[0];
-  std::vector<uint64_t>& survivors = first.queries_[n].survivors;
+  std::vector<uint64_t>& survivors = first.queries_[static_cast<size_t>(q)].survivors;
   if (count > 1) {
     survivors = part_together(scans, count, q);
   } else if (!survivors.empty()) {  // an exact scan has no survivors, and no levels
     first.part(q);
   }
-  first.rescore(q);
-  std::vector<Key> keys = first.best_[n].keys();
+  first.prefetch(q, 0);
+}
+
+std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
+  const auto n = static_cast<size_t>(q);
+  scans[0]->rescore(q);
+  std::vector<Key> keys = scans[0]->best_[n].keys();
   for (int64_t r = 1; r < count; ++r) {
     const std::vector<Key>& others = scans[r]->best_[n].keys();
     keys.insert(keys.end(), others.begin(), others.end());
@@ -256,6 +261,7 @@ void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
   const TileRegisters registers;
   const int64_t blocks = end - begin, step = coprime_step(blocks);
   blocks_.assign(static_cast<size_t>(blocks), {});
+  sampled_.assign(static_cast<size_t>(blocks), -1);
   if (!catalogue_.packed.empty() && path_ == Path::panels) guess_levels(blocks, step);
   sweep(blocks, step, worker);
   correct_guesses(blocks, step, worker);
@@ -270,17 +276,25 @@ void GroupScan::sweep(int64_t blocks, int64_t step, Worker& worker) {
   PackedMemory memory(stored ? 32 : elements);
   PackedBlock scratch;
   for (int64_t n = 0, at = 0; n < blocks && !worker.should_stop(); ++n) {
-    const int64_t following = (at + step) % blocks, block = begin_ + at;
-    if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
-    const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(block)] : scratch;
-    const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(block, packed) : nullptr;
+    const int64_t following = (at + step) % blocks;
+    const Piece piece = unscreened(begin_ + at);
+    if (!stored) pack_block(catalogue_, piece.block, rows_, memory.data(), scratch);
+    const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(piece.block)] : scratch;
+    const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(piece.block, packed) : nullptr;
     blocks_[static_cast<size_t>(at)] =
         bytes ? Scanned{bytes->encoded, bytes->scales.data()} : Scanned{packed.encoded, nullptr};
-    screen_block(block, packed, bytes,
-                 prefetch && n + 1 < blocks ? stored_data(begin_ + following) : nullptr);
+    const bool prefetched = prefetch && n + 1 < blocks;
+    screen_piece(piece, packed, bytes, prefetched ? stored_data(unscreened(begin_ + following)) : nullptr);
     if (crowded_) widen();
     at = following;
   }
+}
+
+// The block, less the half of it that was in a sample.
+GroupScan::Piece GroupScan::unscreened(int64_t block) const {
+  const int64_t sampled = sampled_[static_cast<size_t>(block - begin_)];
+  if (sampled < 0) return {block, 0, catalogue_.block_rows(block)};
+  return {block, kPieceRows - sampled, kPieceRows};
 }
 
 // A second sweep for queries whose guess was too high: fewer than k of their survivors reach it. They start
@@ -297,6 +311,7 @@ void GroupScan::correct_guesses(int64_t blocks, int64_t step, Worker& worker) {
     if (is_guess(query)) wrong.push_back(q);
   }
   if (wrong.empty()) return;
+  sampled_.assign(sampled_.size(), -1);
   std::vector<double> levels(levels_.size(), ScreeningBound::kInfinity);
   levels.swap(levels_);
   for (const int64_t q : wrong) {
@@ -323,9 +338,9 @@ const ByteBlock& GroupScan::bytes_of(int64_t block, const PackedBlock& packed) {
 }
 
 // What the scan will read of a block that is packed already.
-const void* GroupScan::stored_data(int64_t block) const {
-  const auto b = static_cast<size_t>(block);
-  if (path_ != Path::bytes) return catalogue_.packed[b]->data;
+const void* GroupScan::stored_data(const Piece& piece) const {
+  const auto b = static_cast<size_t>(piece.block);
+  if (path_ != Path::bytes) return catalogue_.packed[b]->data + piece.row * catalogue_.depth();
   return request_.bytes.empty() ? nullptr : request_.bytes[b]->data;
 }
 
@@ -346,107 +361,161 @@ void GroupScan::widen() {
 // A first level for every query, before anything survives: without it most survivors would come from the
 // first few percent of the items. It is guessed from a sample of half blocks, so that rather more than k
 // items should reach it, and holds once k have: see correct_guesses. What counts are the maxima of cells, a
-// few to a half block: where a query's best items are neighbours, one half block must not decide.
+// few to a half block: where a query's best items are neighbours, one half block must not decide. The scan
+// leaves out what is kept of the sample.
 void GroupScan::guess_levels(int64_t blocks, int64_t step) {
   if (request_.allowed != nullptr) return;
-  const int64_t wanted = 2 * std::max<int64_t>(8, request_.k / 6);
-  std::vector<Piece> sample;
-  for (int64_t n = 0, at = 0; n < std::min(wanted, blocks / 4); ++n, at = (at + step) % blocks) {
-    const PackedBlock* const packed = catalogue_.packed[static_cast<size_t>(begin_ + at)];
+  const int64_t piece_values = kPieceRows * panel_lanes_;
+  const int64_t most_kept = kKeptBytes / (piece_values * static_cast<int64_t>(sizeof(float)));
+  // What is kept costs little, but more than the same in the scan; the rest is computed twice.
+  const int64_t enough_pieces = 2 * std::max<int64_t>(8, request_.k / 6);
+  const int64_t kept = std::min({most_kept, 2 * enough_pieces, blocks / 2});
+  const int64_t wanted = std::max(kept, std::min(enough_pieces, blocks / 4));
+  Sample sample;
+  for (int64_t n = 0, at = 0; n < wanted; ++n, at = (at + step) % blocks) {
+    const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(begin_ + at)];
     // Rows that are no items, or are stored as zeros, must not pass for maxima.
-    if (packed->rows == kBlockRows && packed->irregular.empty())
-      sample.push_back({begin_ + at, n % 2 * kPieceRows});
-  }
-  if (sample.empty()) return;
-  for (int64_t q = 0; q < count_; ++q) adopt_level(q);
-  const double share =
-      static_cast<double>(sample.size()) * kPieceRows / static_cast<double>(blocks * kBlockRows);
-  const int64_t tiles = kPieceRows / kernels().tile_rows, enough = 4 * rank_in_sample(share, request_.k);
-  int64_t cells = 1;  // of a half block
-  while (cells < tiles && (tiles % cells != 0 || cells * static_cast<int64_t>(sample.size()) < enough))
-    ++cells;
-  for (int64_t first = 0; first < count_; first += panel_lanes_)
-    guess_levels_of_panel(first, sample, cells, share);
-}
-
-// `share`: the sample's of all items.
-void GroupScan::guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, int64_t cells,
-                                      double share) {
-  const int64_t lanes = std::min(panel_lanes_, count_ - first);
-  const int64_t width = lanes <= kernels().lanes ? kernels().lanes : panel_lanes_;
-  const int64_t tiles = kPieceRows / kernels().tile_rows;
-  std::vector<float> maxima(static_cast<size_t>(tiles * width));
-  const size_t found = sample.size() * static_cast<size_t>(cells);
-  std::vector<uint64_t> keys(found * static_cast<size_t>(lanes));
-  for (size_t n = 0; n < sample.size(); ++n) {
-    const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(sample[n].block)];
-    set_thresholds(first, sample[n].block, packed.encoded, false);
-    // What stays below a threshold that other scans have raised is not written.
-    std::fill(maxima.begin(), maxima.end(), -std::numeric_limits<float>::infinity());
-    screen_panel(first, packed, sample[n].row, kPieceRows, nullptr, nullptr, maxima.data());
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      const auto l = static_cast<size_t>(lane), q = static_cast<size_t>(first + lane);
-      uint64_t* const out = keys.data() + l * found + n * static_cast<size_t>(cells);
-      for (int64_t c = 0; c < cells; ++c) {
-        float most = -std::numeric_limits<float>::infinity();
-        for (int64_t t = c * tiles / cells; t < (c + 1) * tiles / cells; ++t)
-          most = std::max(most, maxima[static_cast<size_t>(t * width + lane)]);
-        out[c] = 0;
-        if (!(most > -std::numeric_limits<float>::infinity())) continue;
-        const double lower = static_cast<double>(most) * scale_[q] * packed.encoded.scale - errors_[l];
-        out[c] =
-            Survivors::key(request_.gated() ? gated_lower(first + lane, lower, sample[n].block) : lower, 0);
-      }
+    if (packed.rows < kBlockRows || !packed.irregular.empty()) continue;
+    sample.pieces.push_back({begin_ + at, n % 2 * kPieceRows, kPieceRows});
+    blocks_[static_cast<size_t>(at)] = {packed.encoded, nullptr};
+    if (sample.kept < kept) {
+      sampled_[static_cast<size_t>(at)] = sample.pieces.back().row;
+      ++sample.kept;
     }
   }
-  for (int64_t lane = 0; lane < lanes; ++lane)
-    guess_level(first + lane, keys.data() + static_cast<size_t>(lane) * found, found, share);
+  if (sample.pieces.empty()) return;
+  for (int64_t q = 0; q < count_; ++q) adopt_level(q);
+  const auto pieces = static_cast<int64_t>(sample.pieces.size());
+  const int64_t tiles = kPieceRows / kernels().tile_rows;
+  sample.share = static_cast<double>(pieces * kPieceRows) / static_cast<double>(blocks * kBlockRows);
+  const int64_t enough = 4 * rank_in_sample(sample.share, request_.k);
+  while (sample.cells < tiles && (tiles % sample.cells != 0 || sample.cells * pieces < enough))
+    ++sample.cells;
+  sample.maxima.resize(static_cast<size_t>(pieces * tiles * panel_lanes_));
+  sample.values.resize(static_cast<size_t>(sample.kept * piece_values));
+  for (int64_t first = 0; first < count_; first += panel_lanes_) {
+    guess_levels_of_panel(first, sample);
+    sift_panel(first, sample);
+  }
 }
 
-// From the maxima of `count` cells. Where a query leaves items out, they may all be better than the rest.
-void GroupScan::guess_level(int64_t q, uint64_t* maxima, size_t count, double share) {
+ScreenArguments GroupScan::sample_arguments(int64_t first, Sample& sample, int64_t n) {
+  const Piece& piece = sample.pieces[static_cast<size_t>(n)];
+  const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(piece.block)];
+  ScreenArguments arguments = panel_arguments(first, piece, packed, nullptr);
+  arguments.maxima = sample.maxima.data() + n * (kPieceRows / kernels().tile_rows) * panel_lanes_;
+  if (n < sample.kept) arguments.kept = sample.values.data() + n * kPieceRows * panel_lanes_;
+  return arguments;
+}
+
+void GroupScan::guess_levels_of_panel(int64_t first, Sample& sample) {
+  const int64_t lanes = std::min(panel_lanes_, count_ - first), cells = sample.cells;
+  const int64_t width = lanes <= kernels().lanes ? kernels().lanes : panel_lanes_;
+  const int64_t tiles = kPieceRows / kernels().tile_rows;
+  const auto found = static_cast<int64_t>(sample.pieces.size()) * cells;
+  sample.lowers.resize(static_cast<size_t>(found * width));
+  // What stays below a threshold that other scans have raised is not written.
+  std::fill(sample.maxima.begin(), sample.maxima.end(), -std::numeric_limits<float>::infinity());
+  for (size_t n = 0; n < sample.pieces.size(); ++n) {
+    const int64_t block = sample.pieces[n].block;
+    const Encoded& encoded = catalogue_.packed[static_cast<size_t>(block)]->encoded;
+    set_thresholds(first, block, encoded, false);
+    ScreenArguments arguments = sample_arguments(first, sample, static_cast<int64_t>(n));
+    if (n + 1 < sample.pieces.size()) arguments.next = stored_data(sample.pieces[n + 1]);
+    screen_panel(arguments);
+    float* lowers = sample.lowers.data() + static_cast<int64_t>(n) * cells * width;
+    for (int64_t c = 0; c < cells; ++c, lowers += width) {
+      std::copy_n(arguments.maxima + c * tiles / cells * width, width, lowers);
+      for (int64_t t = c * tiles / cells + 1; t < (c + 1) * tiles / cells; ++t)
+        for (int64_t l = 0; l < width; ++l) lowers[l] = std::max(lowers[l], arguments.maxima[t * width + l]);
+      for (int64_t l = 0; l < width; ++l) {
+        const auto scale = static_cast<float>(scale_[static_cast<size_t>(first + l)] * encoded.scale);
+        const float lower = lowers[l] * scale - static_cast<float>(errors_[static_cast<size_t>(l)]);
+        lowers[l] = lower == lower ? lower : -std::numeric_limits<float>::infinity();
+      }
+      for (int64_t l = 0; request_.gated() && l < lanes; ++l)
+        if (lowers[l] > -std::numeric_limits<float>::infinity())
+          lowers[l] = static_cast<float>(gated_lower(first + l, static_cast<double>(lowers[l]), block));
+    }
+  }
+  std::vector<float> own(static_cast<size_t>(found));
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    for (int64_t n = 0; n < found; ++n)
+      own[static_cast<size_t>(n)] = sample.lowers[static_cast<size_t>(n * width + lane)];
+    guess_level(first + lane, own, sample.share);
+  }
+}
+
+// What is kept of the sample, judged by the levels that were guessed from it.
+void GroupScan::sift_panel(int64_t first, Sample& sample) {
+  for (int64_t n = 0; n < sample.kept; ++n) {
+    const Piece& piece = sample.pieces[static_cast<size_t>(n)];
+    const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(piece.block)];
+    if (!set_thresholds(first, piece.block, packed.encoded, false)) continue;
+    const int64_t found = kernels().sift(sample_arguments(first, sample, n));
+    visit_found(first, found, piece, packed, nullptr, [&](int64_t q, const Screened& item, int64_t position) {
+      consider(q, item.lower, item.error, position);
+    });
+  }
+}
+
+// From what the best of each cell has at least. Where a query leaves items out, they may all be better than
+// the rest.
+void GroupScan::guess_level(int64_t q, std::vector<float>& lowers, double share) {
   Query& query = queries_[static_cast<size_t>(q)];
   const int64_t id = first_ + q;
   const int64_t wanted = request_.k +
                          (request_.exclude == nullptr ? 0 : request_.exclude[id + 1] - request_.exclude[id]) +
                          (request_.blend == nullptr ? 0 : request_.blend->addition_count(id));
   const auto rank = static_cast<size_t>(rank_in_sample(share, wanted));
-  if (query.exhaustive || 2 * rank > count) return;
-  partition_largest(maxima, count, rank);
-  if (maxima[rank - 1] == 0) return;
-  const double level = bound_.level_of_screened(Survivors::lower(maxima[rank - 1]), offset_of_level(query),
-                                                query.encoded.norm);
+  if (query.exhaustive || 2 * rank > lowers.size()) return;
+  partition_largest(lowers.data(), lowers.size(), rank);
+  const auto lower = static_cast<double>(lowers[rank - 1]);
+  if (!(std::abs(lower) < ScreeningBound::kInfinity)) return;
+  const double level = bound_.level_of_screened(lower, offset_of_level(query), query.encoded.norm);
   double& current = levels_[static_cast<size_t>(q)];
   if (level > current) current = query.guess = level;
 }
 
-void GroupScan::screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes,
+void GroupScan::screen_piece(const Piece& piece, const PackedBlock& packed, const ByteBlock* bytes,
                              const void* next) {
-  if (!packed.irregular.empty()) score_irregular(block, packed);
+  if (!packed.irregular.empty()) score_irregular(piece.block, packed);
   for (int64_t q = 0; q < count_; ++q) adopt_level(q);
   for (int64_t first = 0; first < count_; first += panel_lanes_) {
-    const int64_t lanes = std::min(panel_lanes_, count_ - first);
-    if (!set_thresholds(first, block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr)) continue;
-    const int64_t found = screen_panel(first, packed, 0, packed.rows, bytes, next);
+    if (!set_thresholds(first, piece.block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr))
+      continue;
+    ScreenArguments arguments = panel_arguments(first, piece, packed, bytes);
+    arguments.next = next;
+    const int64_t found = screen_panel(arguments);
     next = nullptr;
-    for (int64_t n = 0; n < found; ++n) {
-      const uint32_t place = found_[static_cast<size_t>(n)];
-      const int64_t lane = place >> 16, row = place & 0xFFFF;
-      if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
-      const Screened item = screened(first, n, packed, bytes);
-      consider(first + lane, item.lower, item.error, block * kBlockRows + row);
-    }
+    visit_found(first, found, piece, packed, bytes, [&](int64_t q, const Screened& item, int64_t position) {
+      consider(q, item.lower, item.error, position);
+    });
   }
 }
 
-// The n-th of what passed.
-GroupScan::Screened GroupScan::screened(int64_t first, int64_t n, const PackedBlock& packed,
+// Calls visit(query, item, position) for each of `found` entries of found_ and values_ that is an item of the
+// scan: neither padding nor stored as zeros.
+template <class Visit>
+void GroupScan::visit_found(int64_t first, int64_t found, const Piece& piece, const PackedBlock& packed,
+                            const ByteBlock* bytes, Visit visit) {
+  const int64_t lanes = std::min(panel_lanes_, count_ - first);
+  for (int64_t n = 0; n < found; ++n) {
+    const uint32_t place = found_[static_cast<size_t>(n)];
+    const int64_t lane = place >> 16, row = piece.row + (place & 0xFFFF);
+    if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
+    const auto value = static_cast<double>(values_[static_cast<size_t>(n)]);
+    visit(first + lane, screened(first + lane, value, row, packed, bytes), piece.block * kBlockRows + row);
+  }
+}
+
+// A value that passed, of an item of the block whose thresholds were set last.
+GroupScan::Screened GroupScan::screened(int64_t query, double value, int64_t row, const PackedBlock& packed,
                                         const ByteBlock* bytes) const {
-  const uint32_t place = found_[static_cast<size_t>(n)];
-  const size_t lane = place >> 16, row = place & 0xFFFF, q = static_cast<size_t>(first) + lane;
-  double value = values_[static_cast<size_t>(n)], error = errors_[lane], scale = packed.encoded.scale;
+  const size_t q = static_cast<size_t>(query), lane = static_cast<size_t>(query % panel_lanes_);
+  double error = errors_[lane], scale = packed.encoded.scale;
   if (bytes != nullptr) {
-    const double share = bytes->scales[row];
+    const double share = bytes->scales[static_cast<size_t>(row)];
     value -= share * static_cast<double>(slack_[lane]);
     error += share * residual_[q] * bytes->encoded.residual;
     scale = bytes->encoded.scale;
@@ -454,26 +523,29 @@ GroupScan::Screened GroupScan::screened(int64_t first, int64_t n, const PackedBl
   return {value * scale_[q] * scale - error, error};
 }
 
-// Leaves in found_ and values_ what passes the thresholds of `rows` rows of 16 bits, or of the block in 8.
-int64_t GroupScan::screen_panel(int64_t first, const PackedBlock& packed, int64_t row, int64_t rows,
-                                const ByteBlock* bytes, const void* next, float* maxima) {
+// What a kernel needs to leave in found_ and values_ what passes the thresholds.
+ScreenArguments GroupScan::panel_arguments(int64_t first, const Piece& piece, const PackedBlock& packed,
+                                           const ByteBlock* bytes) {
   const bool euclidean = catalogue_.metric == Metric::euclidean;
-  const ScreenArguments arguments{
-      bytes ? static_cast<const void*>(bytes->data) : packed.data + row * catalogue_.depth(),
-      rows,
-      catalogue_.depth(),
-      panels_.data() + first * catalogue_.depth(),
-      std::min(panel_lanes_, count_ - first),
-      thresholds_.data(),
-      euclidean ? packed.terms.data() + row : nullptr,
-      factors_.data(),
-      next,
-      maxima,
-      found_.data(),
-      values_.data(),
-      bytes ? bytes->scales.data() : nullptr,
-      slack_.data()};
-  if (bytes != nullptr) return kernels().screen_bytes(arguments);
+  ScreenArguments arguments{};
+  arguments.items =
+      bytes ? static_cast<const void*>(bytes->data) : packed.data + piece.row * catalogue_.depth();
+  arguments.rows = piece.rows;
+  arguments.depth = catalogue_.depth();
+  arguments.panel = panels_.data() + first * catalogue_.depth();
+  arguments.queries = std::min(panel_lanes_, count_ - first);
+  arguments.thresholds = thresholds_.data();
+  arguments.terms = euclidean ? packed.terms.data() + piece.row : nullptr;
+  arguments.factors = factors_.data();
+  arguments.positions = found_.data();
+  arguments.values = values_.data();
+  arguments.scales = bytes ? bytes->scales.data() : nullptr;
+  arguments.slack = slack_.data();
+  return arguments;
+}
+
+int64_t GroupScan::screen_panel(const ScreenArguments& arguments) const {
+  if (path_ == Path::bytes) return kernels().screen_bytes(arguments);
   return path_ == Path::rows ? kernels().screen_few(arguments) : kernels().screen(arguments);
 }
 
@@ -492,20 +564,15 @@ void GroupScan::probe(double* values, double* errors, double* offsets, double* n
   for (int64_t block = 0; block < blocks; ++block) {
     pack_block(catalogue_, block, rows_, memory.data(), packed);
     const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(block, packed) : nullptr;
+    const Piece piece{block, 0, packed.rows};
     for (int64_t first = 0; first < count_; first += panel_lanes_) {
-      const int64_t lanes = std::min(panel_lanes_, count_ - first);
       set_thresholds(first, block, bytes ? bytes->encoded : packed.encoded, bytes != nullptr);
-      const int64_t found = screen_panel(first, packed, 0, packed.rows, bytes, nullptr);
-      for (int64_t n = 0; n < found; ++n) {
-        const uint32_t place = found_[static_cast<size_t>(n)];
-        const int64_t lane = place >> 16, row = place & 0xFFFF;
-        if (lane >= lanes || row >= packed.rows || is_irregular(packed, row)) continue;
-        if (queries_[static_cast<size_t>(first + lane)].exhaustive) continue;
-        const int64_t pair = (first + lane) * items + block * kBlockRows + row;
-        const Screened item = screened(first, n, packed, bytes);
-        values[pair] = item.lower + item.error;
-        errors[pair] = item.error;
-      }
+      const int64_t found = screen_panel(panel_arguments(first, piece, packed, bytes));
+      visit_found(first, found, piece, packed, bytes, [&](int64_t q, const Screened& item, int64_t position) {
+        if (queries_[static_cast<size_t>(q)].exhaustive) return;
+        values[q * items + position] = item.lower + item.error;
+        errors[q * items + position] = item.error;
+      });
     }
   }
 }
@@ -694,6 +761,7 @@ void GroupScan::tighten(int64_t q) {
 // Scores the survivors and raises the level to what k of them reach.
 void GroupScan::settle(int64_t q) {
   const Query& query = queries_[static_cast<size_t>(q)];
+  prefetch(q, 0);
   rescore(q);
   Reservoir<Key>& best = best_[static_cast<size_t>(q)];
   best.compact();
@@ -711,24 +779,28 @@ void GroupScan::give_up(int64_t q) {
   best_[static_cast<size_t>(q)] = Reservoir<Key>(request_.k);
 }
 
-// Scores the survivors of query q canonically and offers them.
+// Fetches the rows of a batch of query q's survivors.
+void GroupScan::prefetch(int64_t q, int64_t start) const {
+  const std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
+  const int64_t end = std::min(start + kRescoreBatch, static_cast<int64_t>(survivors.size()));
+  for (int64_t n = start; n < end; ++n) {
+    const int64_t position = Survivors::position(survivors[static_cast<size_t>(n)]);
+    const std::byte* const row = catalogue_.source(catalogue_.id(position));
+    for (int64_t byte = 0; byte < std::min<int64_t>(catalogue_.row_bytes, 1024); byte += 64)
+      __builtin_prefetch(row + byte);
+  }
+}
+
+// Scores the survivors of query q, of which a first batch may have been fetched, canonically and offers them.
 void GroupScan::rescore(int64_t q) {
   std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
   const auto total = static_cast<int64_t>(survivors.size());
-  const auto position = [&](int64_t n) { return Survivors::position(survivors[static_cast<size_t>(n)]); };
-  const auto prefetch = [&](int64_t start) {
-    for (int64_t n = start; n < std::min(start + kRescoreBatch, total); ++n) {
-      const std::byte* const row = catalogue_.source(catalogue_.id(position(n)));
-      for (int64_t byte = 0; byte < std::min<int64_t>(catalogue_.row_bytes, 1024); byte += 64)
-        __builtin_prefetch(row + byte);
-    }
-  };
-  prefetch(0);
   for (int64_t start = 0; start < total; start += kRescoreBatch) {
-    prefetch(start + kRescoreBatch);
+    prefetch(q, start + kRescoreBatch);
     const int64_t count = std::min(kRescoreBatch, total - start);
     int64_t positions[kRescoreBatch];
-    for (int64_t n = 0; n < count; ++n) positions[n] = position(start + n);
+    for (int64_t n = 0; n < count; ++n)
+      positions[n] = Survivors::position(survivors[static_cast<size_t>(start + n)]);
     const float* const* rows = rows_.at(catalogue_, count, [&](int64_t n) { return positions[n]; });
     score(q, 1, rows, count, positions);
   }

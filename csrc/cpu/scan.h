@@ -103,8 +103,10 @@ class GroupScan {
   void probe(double* values, double* errors, double* offsets, double* norms);
 
   // What `count` scans of the same queries over different ranges found for query first + q: its k best,
-  // perhaps among others, in no order. Survivors are judged by a level for all ranges before they are scored:
-  // each range by itself would score about k of its own. Once for each q.
+  // perhaps among others, in no order. Two steps, once each for every q; the second finds rows in the cache
+  // where the first has been for long enough. Survivors are judged by a level for all ranges before they are
+  // scored: each range by itself would score about k of its own.
+  static void part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
   static std::vector<Key> best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
 
  private:
@@ -113,10 +115,21 @@ class GroupScan {
     double lower;
     double error;
   };
-  // kPieceRows rows of a block, from `row` on.
+  // Rows of a block.
   struct Piece {
     int64_t block;
     int64_t row;
+    int64_t rows;
+  };
+  // Half blocks from which first levels are guessed, and what is computed of them for one panel at a time.
+  struct Sample {
+    std::vector<Piece> pieces;
+    int64_t kept = 0;           // of the pieces: their values are kept for the scan
+    int64_t cells = 1;          // of a piece
+    double share = 0.0;         // of all items
+    std::vector<float> maxima;  // of every tile and lane
+    std::vector<float> lowers;  // of every cell and lane: S of its best is about so much at least
+    std::vector<float> values;
   };
   // A block as it was scanned: in 8 bits each row has a scale, and as much less of the residual.
   struct Scanned {
@@ -142,16 +155,24 @@ class GroupScan {
   void screen(int64_t begin, int64_t end, Worker& worker);
   void sweep(int64_t blocks, int64_t step, Worker& worker);
   void guess_levels(int64_t blocks, int64_t step);
-  void guess_levels_of_panel(int64_t first, const std::vector<Piece>& sample, int64_t cells, double share);
-  void guess_level(int64_t q, uint64_t* maxima, size_t count, double share);
+  void guess_levels_of_panel(int64_t first, Sample& sample);
+  void sift_panel(int64_t first, Sample& sample);
+  void guess_level(int64_t q, std::vector<float>& lowers, double share);
   void correct_guesses(int64_t blocks, int64_t step, Worker& worker);
   const ByteBlock& bytes_of(int64_t block, const PackedBlock& packed);
-  const void* stored_data(int64_t block) const;
-  void screen_block(int64_t block, const PackedBlock& packed, const ByteBlock* bytes, const void* next);
+  Piece unscreened(int64_t block) const;
+  const void* stored_data(const Piece& piece) const;
+  void screen_piece(const Piece& piece, const PackedBlock& packed, const ByteBlock* bytes, const void* next);
   bool set_thresholds(int64_t first, int64_t block, const Encoded& encoded, bool scaled);
-  int64_t screen_panel(int64_t first, const PackedBlock& packed, int64_t row, int64_t rows,
-                       const ByteBlock* bytes, const void* next, float* maxima = nullptr);
-  Screened screened(int64_t first, int64_t n, const PackedBlock& packed, const ByteBlock* bytes) const;
+  ScreenArguments panel_arguments(int64_t first, const Piece& piece, const PackedBlock& packed,
+                                  const ByteBlock* bytes);
+  ScreenArguments sample_arguments(int64_t first, Sample& sample, int64_t n);
+  int64_t screen_panel(const ScreenArguments& arguments) const;
+  template <class Visit>
+  void visit_found(int64_t first, int64_t found, const Piece& piece, const PackedBlock& packed,
+                   const ByteBlock* bytes, Visit visit);
+  Screened screened(int64_t query, double value, int64_t row, const PackedBlock& packed,
+                    const ByteBlock* bytes) const;
   void consider(int64_t q, double lower, double error, int64_t position);
   void raise_level(int64_t q, double level);
   void adopt_level(int64_t q);
@@ -165,6 +186,7 @@ class GroupScan {
   void drop(int64_t q, size_t kept);
   void tighten(int64_t q);
   void settle(int64_t q);
+  void prefetch(int64_t q, int64_t start) const;
   void rescore(int64_t q);
   void give_up(int64_t q);
   Screened gate(int64_t q, double lower, double error, int64_t id) const;
@@ -193,6 +215,7 @@ class GroupScan {
   std::vector<Query> queries_;
   std::vector<Reservoir<Key>> best_;
   std::vector<Scanned> blocks_;                          // of the range
+  std::vector<int64_t> sampled_;                         // where the screened half of each begins, or -1
   std::vector<std::unique_ptr<ByteBlock>> made_blocks_;  // where the request has none
   std::vector<int8_t> made_bytes_;                       // of the last of them
   Path path_;

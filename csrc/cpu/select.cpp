@@ -82,7 +82,8 @@ template <class T>
 void select_row(const SelectArguments<T>& arguments, int64_t row) {
   using R = Rank<T>;
   auto keys = candidates(arguments.scores.row(row), arguments.scores.columns, arguments.k);
-  sort_best(keys, arguments.k);
+  keep_best(keys, arguments.k);
+  std::sort(keys.begin(), keys.end(), std::greater<typename R::Key>());
   for (int64_t j = 0; j < arguments.k; ++j) {
     arguments.ids.row(row)[j] = R::item(keys[static_cast<size_t>(j)]);
     arguments.values.row(row)[j] = R::score(keys[static_cast<size_t>(j)]);

@@ -51,8 +51,20 @@ bool is_sorted(const Csr& exclude) {
   return true;
 }
 
-void write_row(const SearchArguments& arguments, int64_t query, std::vector<Key>& keys, float sign) {
-  sort_best(keys, arguments.k);
+// The k best of `keys`, in order.
+std::vector<Key> sorted_best(std::vector<Key> keys, int64_t k) {
+  keep_best(keys, k);
+  const auto count = static_cast<int64_t>(keys.size());
+  if (count > kernels().most_sorted) {
+    std::sort(keys.begin(), keys.end(), std::greater<Key>());
+    return keys;
+  }
+  std::vector<Key> sorted(keys.size());
+  kernels().sort_keys(keys.data(), count, sorted.data());
+  return sorted;
+}
+
+void write_row(const SearchArguments& arguments, int64_t query, const std::vector<Key>& keys, float sign) {
   for (int64_t j = 0; j < arguments.k; ++j) {
     const bool filled = j < static_cast<int64_t>(keys.size());
     const Key key = filled ? keys[static_cast<size_t>(j)] : 0;
@@ -88,8 +100,10 @@ Status scan_all(const SearchArguments& arguments, const Request& request, const 
   const auto write_group = [&](int64_t n) {
     std::unique_ptr<GroupScan>* const parts = &scans[static_cast<size_t>(n * ranges)];
     const int64_t first = n * group, count = std::min(group, queries - first);
+    GroupScan::part(parts, ranges, 0);
     for (int64_t q = 0; q < count; ++q) {
-      std::vector<Key> keys = GroupScan::best(parts, ranges, q);
+      if (q + 1 < count) GroupScan::part(parts, ranges, q + 1);
+      const std::vector<Key> keys = sorted_best(GroupScan::best(parts, ranges, q), arguments.k);
       write_row(arguments, first + q, keys, request.sign);
     }
     for (int64_t r = 0; r < ranges; ++r) parts[r].reset();

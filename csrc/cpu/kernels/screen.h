@@ -27,6 +27,22 @@ struct Passed {
   float* values;
 };
 
+#if defined(SALIENCE_TILES)
+constexpr int64_t kTileRows = 16;
+#else
+constexpr int64_t kTileRows = kScreenRows;
+#endif
+
+// Of a vector of lanes with the tile of items that begins at `row`.
+template <int Vectors>
+inline float* maxima_of(const ScreenArguments& a, int64_t row, int64_t vector) {
+  return a.maxima + (row / kTileRows * Vectors + vector) * kLanes;
+}
+template <int Vectors>
+inline float (*kept_values(const ScreenArguments& a, int64_t row, int64_t vector)) [kLanes] {
+  return reinterpret_cast<float (*)[kLanes]>(a.kept + (row * Vectors + vector * kTileRows) * kLanes);
+}
+
 // Appends the lanes of `mask`: lane i stands for position first + i * step.
 inline void append(Passed& passed, uint32_t mask, F32 values, uint32_t first, uint32_t step) {
 #if defined(__AVX512F__)
@@ -51,18 +67,58 @@ inline void append(Passed& passed, uint32_t mask, F32 values, uint32_t first, ui
 #endif
 }
 
-// Values of queries in lanes, `Rows` items from `row` on, of which at least one probably passes.
+// Values of queries in lanes, `Rows` items from `row` on, of which at least one probably passes. Comparisons
+// go to words of bits, where rarely more than two are set: two are written, set or not, since a branch on how
+// many would be a toss-up.
 template <bool Shifted, int Rows>
-inline void report(const ScreenArguments& a, const float (*values)[kLanes], int64_t row, int64_t vector,
+inline void report(const ScreenArguments& a, float (*values)[kLanes], int64_t row, int64_t vector,
                    Passed& passed) {
+  constexpr int kWordRows = 64 / kLanes;
   const F32 thresholds = load(a.thresholds + vector * kLanes);
-  for (int i = 0; i < Rows; ++i) {
-    F32 value = load(values[i]);
-    if (Shifted)
-      value = subtract(value, multiply(broadcast(a.terms[row + i]), load(a.factors + vector * kLanes)));
-    append(passed, not_below(value, thresholds), value,
-           static_cast<uint32_t>(vector * kLanes << 16 | (row + i)), 1u << 16);
+#pragma GCC unroll 4
+  for (int first = 0; first < Rows; first += kWordRows) {
+    const int rows = Rows - first < kWordRows ? Rows - first : kWordRows;
+    uint64_t word = 0;
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      F32 value = load(values[first + i]);
+      if (Shifted) {
+        const F32 terms = broadcast(a.terms[row + first + i]);
+        value = subtract(value, multiply(terms, load(a.factors + vector * kLanes)));
+        store(values[first + i], value);
+      }
+      word |= static_cast<uint64_t>(not_below(value, thresholds)) << (i * kLanes);
+    }
+    const float* const word_values = values[first];
+    const uint64_t last = uint64_t{1} << (rows * kLanes - 1);
+    const auto write_lowest = [&](int n) {
+      const auto bit = static_cast<uint32_t>(__builtin_ctzll(word | last));
+      const auto place = static_cast<uint32_t>(vector * kLanes << 16 | (row + first));
+      passed.positions[n] = place + (bit % kLanes << 16) + bit / kLanes;
+      passed.values[n] = word_values[bit];
+      word &= word - 1;
+    };
+    const int found = __builtin_popcountll(word);
+    write_lowest(0);
+    write_lowest(1);
+    for (int n = 2; n < found; ++n) write_lowest(n);
+    passed.positions += found;
+    passed.values += found;
   }
+}
+
+// What passes of values that were kept.
+template <bool Shifted, int Vectors>
+int64_t sift_panel(const ScreenArguments& a) {
+  Passed passed{a.positions, a.values};
+  for (int64_t row = 0; row < a.rows; row += kTileRows) {
+    for (int64_t v = 0; v < Vectors; ++v) {
+      const F32 best = load(maxima_of<Vectors>(a, row, v));
+      if (not_below(best, load(a.thresholds + v * kLanes)) == 0) continue;
+      report<Shifted, kTileRows>(a, kept_values<Vectors>(a, row, v), row, v, passed);
+    }
+  }
+  return passed.values - a.values;
 }
 
 #if !defined(SALIENCE_TILES)
@@ -111,20 +167,17 @@ int64_t screen_panel(const ScreenArguments& a) {
         best = as_float(most);
       }
       if (__builtin_expect(not_below(best, load(a.thresholds + v * kLanes)) == 0, 1)) continue;
-      if (a.maxima != nullptr) {
-        store(a.maxima + (row / kScreenRows * Vectors + v) * kLanes, best);
-        continue;
-      }
-      alignas(64) float values[kScreenRows][kLanes];
+      alignas(64) float memory[kScreenRows][kLanes];
+      float (*const values)[kLanes] = a.kept != nullptr ? kept_values<Vectors>(a, row, v) : memory;
+      if (a.maxima != nullptr) store(maxima_of<Vectors>(a, row, v), best);
+      if (a.maxima != nullptr && a.kept == nullptr) continue;
 #pragma GCC unroll 16
       for (int i = 0; i < kScreenRows; ++i) store(values[i], as_float(sums[i][v]));
-      report<Shifted, kScreenRows>(a, values, row, v, passed);
+      if (a.maxima == nullptr) report<Shifted, kScreenRows>(a, values, row, v, passed);
     }
   }
   return passed.values - a.values;
 }
-
-constexpr int64_t kTileRows = kScreenRows;
 
 void enter_scan() {}
 void leave_scan() {}

@@ -72,7 +72,7 @@ inline void split_block(const uint16_t* rows, int64_t row_part, const uint16_t* 
   clear_block<2>();
   for (const auto& pair : kPairs)
     add_to_block<2>(rows + pair[0] * row_part, columns + pair[1] * depth * kSplitBlock, depth);
-  write_block<2>(sums);
+  write_block<2>(sums[0]);
 }
 
 int64_t turning_memory(int64_t count, int64_t factors) {

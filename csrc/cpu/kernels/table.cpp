@@ -21,6 +21,11 @@ int64_t screen(const ScreenArguments& a) {
   return a.terms != nullptr ? screen_panel<true, 2>(a) : screen_panel<false, 2>(a);
 }
 
+int64_t sift(const ScreenArguments& a) {
+  if (a.queries <= kLanes) return a.terms != nullptr ? sift_panel<true, 1>(a) : sift_panel<false, 1>(a);
+  return a.terms != nullptr ? sift_panel<true, 2>(a) : sift_panel<false, 2>(a);
+}
+
 constexpr salience::cpu::KernelTable kTable = {
     kLanes,
     kEncoding,
@@ -36,6 +41,7 @@ constexpr salience::cpu::KernelTable kTable = {
     enter_scan,
     leave_scan,
     screen,
+    sift,
     screen_few,
     screen_bytes,
     bare_products,
@@ -47,6 +53,8 @@ constexpr salience::cpu::KernelTable kTable = {
     attend,
     select_float,
     select_double,
+    sort_keys,
+    kMostSorted,
     count_below_float,
     count_below_double,
     gramian,

@@ -9,8 +9,6 @@
 
 namespace {
 
-constexpr int64_t kTileRows = 16;
-
 #if SALIENCE_TILES == 1
 
 // Macros, because the compiler's own paste the tile's number into the instruction.
@@ -93,14 +91,14 @@ inline void add_to_block(const uint16_t* items, const uint16_t* panel, int64_t d
   }
 }
 
-// sums[t]: items 16 (t / Vectors) .., queries 16 (t % Vectors) ...
+// 16 rows of `sums` for each t: items 16 (t / Vectors) .., queries 16 (t % Vectors) ...
 template <int Vectors>
-inline void write_block(float (*sums)[kTileRows][kLanes]) {
-  tile_write(0, sums[0], 64);
-  tile_write(2, sums[Vectors], 64);
+inline void write_block(float (*sums)[kLanes]) {
+  tile_write(0, sums, 64);
+  tile_write(2, sums + Vectors * kTileRows, 64);
   if (Vectors == 2) {
-    tile_write(1, sums[1], 64);
-    tile_write(3, sums[3], 64);
+    tile_write(1, sums + kTileRows, 64);
+    tile_write(3, sums + 3 * kTileRows, 64);
   }
 }
 
@@ -108,28 +106,30 @@ template <bool Shifted, int Vectors>
 int64_t screen_panel(const ScreenArguments& a) {
   static_assert(kBlockRows % (2 * kTileRows) == 0, "blocks are whole tiles");
   Passed passed{a.positions, a.values};
-  alignas(64) float sums[2 * Vectors][kTileRows][kLanes];
+  alignas(64) float memory[2 * Vectors * kTileRows][kLanes];
   for (int64_t row = 0; row < a.rows; row += 2 * kTileRows) {
     for (int i = 0; i < 2 * kTileRows; ++i) prefetch_next(a, row + i, 2 * a.depth);
     clear_block<Vectors>();
     add_to_block<Vectors>(static_cast<const uint16_t*>(a.items) + row * a.depth, a.panel, a.depth);
+    float (*const sums)[kLanes] = a.kept != nullptr ? kept_values<Vectors>(a, row, 0) : memory;
     write_block<Vectors>(sums);
     for (int t = 0; t < 2 * Vectors; ++t) {
       const int vector = t % Vectors;
       const int64_t first = row + t / Vectors * kTileRows;
+      float (*const values)[kLanes] = sums + t * kTileRows;
       const F32 factors = Shifted ? load(a.factors + vector * kLanes) : zero();
       F32 best = broadcast(-__builtin_inff());
       for (int i = 0; i < kTileRows; ++i) {
-        const F32 value = load(sums[t][i]);
+        const F32 value = load(values[i]);
         best =
             larger(best, Shifted ? subtract(value, multiply(broadcast(a.terms[first + i]), factors)) : value);
       }
       if (__builtin_expect(not_below(best, load(a.thresholds + vector * kLanes)) == 0, 1)) continue;
       if (a.maxima != nullptr) {
-        store(a.maxima + (first / kTileRows * Vectors + vector) * kLanes, best);
-        continue;
+        store(maxima_of<Vectors>(a, first, vector), best);
+      } else {
+        report<Shifted, kTileRows>(a, values, first, vector, passed);
       }
-      report<Shifted, kTileRows>(a, sums[t], first, vector, passed);
     }
   }
   return passed.values - a.values;
