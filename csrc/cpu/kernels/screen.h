@@ -43,13 +43,11 @@ inline float (*kept_values(const ScreenArguments& a, int64_t row, int64_t vector
   return reinterpret_cast<float (*)[kLanes]>(a.kept + (row * Vectors + vector * kTileRows) * kLanes);
 }
 
-// Appends the lanes of `mask`: lane i stands for position first + i * step.
-inline void append(Passed& passed, uint32_t mask, F32 values, uint32_t first, uint32_t step) {
+// Appends the lanes of `mask`: lane i stands for position first + i.
+inline void append(Passed& passed, uint32_t mask, F32 values, uint32_t first) {
 #if defined(__AVX512F__)
   const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i positions =
-      _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)),
-                       _mm512_mullo_epi32(count, _mm512_set1_epi32(static_cast<int>(step))));
+  const __m512i positions = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)), count);
   const __mmask16 lanes = static_cast<__mmask16>(mask);
   _mm512_storeu_ps(passed.values, _mm512_maskz_compress_ps(lanes, values));
   _mm512_storeu_si512(passed.positions, _mm512_maskz_compress_epi32(lanes, positions));
@@ -61,7 +59,7 @@ inline void append(Passed& passed, uint32_t mask, F32 values, uint32_t first, ui
   store(value, values);
   for (; mask != 0; mask &= mask - 1) {
     const int i = __builtin_ctz(mask);
-    *passed.positions++ = first + static_cast<uint32_t>(i) * step;
+    *passed.positions++ = first + static_cast<uint32_t>(i);
     *passed.values++ = value[i];
   }
 #endif
@@ -238,8 +236,7 @@ int64_t screen_rows(const ScreenArguments& a) {
       if (Items::kScaled) value = multiply(add(value, broadcast(a.slack[q])), load(a.scales + row));
       if (Shifted) value = subtract(value, multiply(load(a.terms + row), broadcast(a.factors[q])));
       const uint32_t mask = not_below(value, broadcast(a.thresholds[q]));
-      if (__builtin_expect(mask != 0, 0))
-        append(passed, mask, value, static_cast<uint32_t>(q << 16 | row), 1);
+      if (__builtin_expect(mask != 0, 0)) append(passed, mask, value, static_cast<uint32_t>(q << 16 | row));
     }
   }
   return passed.values - a.values;
