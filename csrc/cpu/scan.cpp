@@ -411,32 +411,18 @@ ScreenArguments GroupScan::sample_arguments(int64_t first, Sample& sample, int64
 void GroupScan::guess_levels_of_panel(int64_t first, Sample& sample) {
   const int64_t lanes = std::min(panel_lanes_, count_ - first), cells = sample.cells;
   const int64_t width = lanes <= kernels().lanes ? kernels().lanes : panel_lanes_;
-  const int64_t tiles = kPieceRows / kernels().tile_rows;
   const auto found = static_cast<int64_t>(sample.pieces.size()) * cells;
   sample.lowers.resize(static_cast<size_t>(found * width));
   // What stays below a threshold that other scans have raised is not written.
   std::fill(sample.maxima.begin(), sample.maxima.end(), -std::numeric_limits<float>::infinity());
   for (size_t n = 0; n < sample.pieces.size(); ++n) {
     const int64_t block = sample.pieces[n].block;
-    const Encoded& encoded = catalogue_.packed[static_cast<size_t>(block)]->encoded;
-    set_thresholds(first, block, encoded, false);
+    set_thresholds(first, block, catalogue_.packed[static_cast<size_t>(block)]->encoded, false);
     ScreenArguments arguments = sample_arguments(first, sample, static_cast<int64_t>(n));
     if (n + 1 < sample.pieces.size()) arguments.next = stored_data(sample.pieces[n + 1]);
     screen_panel(arguments);
-    float* lowers = sample.lowers.data() + static_cast<int64_t>(n) * cells * width;
-    for (int64_t c = 0; c < cells; ++c, lowers += width) {
-      std::copy_n(arguments.maxima + c * tiles / cells * width, width, lowers);
-      for (int64_t t = c * tiles / cells + 1; t < (c + 1) * tiles / cells; ++t)
-        for (int64_t l = 0; l < width; ++l) lowers[l] = std::max(lowers[l], arguments.maxima[t * width + l]);
-      for (int64_t l = 0; l < width; ++l) {
-        const auto scale = static_cast<float>(scale_[static_cast<size_t>(first + l)] * encoded.scale);
-        const float lower = lowers[l] * scale - static_cast<float>(errors_[static_cast<size_t>(l)]);
-        lowers[l] = lower == lower ? lower : -std::numeric_limits<float>::infinity();
-      }
-      for (int64_t l = 0; request_.gated() && l < lanes; ++l)
-        if (lowers[l] > -std::numeric_limits<float>::infinity())
-          lowers[l] = static_cast<float>(gated_lower(first + l, static_cast<double>(lowers[l]), block));
-    }
+    lower_cells(first, block, arguments.maxima, width, cells,
+                sample.lowers.data() + static_cast<int64_t>(n) * cells * width);
   }
   std::vector<float> own(static_cast<size_t>(found));
   for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -446,16 +432,35 @@ void GroupScan::guess_levels_of_panel(int64_t first, Sample& sample) {
   }
 }
 
+// From the maxima of one piece's tiles: about how much S of the best of each cell and lane is at least, by
+// the thresholds that were set last.
+void GroupScan::lower_cells(int64_t first, int64_t block, const float* maxima, int64_t width, int64_t cells,
+                            float* lowers) const {
+  const double scale = catalogue_.packed[static_cast<size_t>(block)]->encoded.scale;
+  const int64_t tiles = kPieceRows / kernels().tile_rows;
+  for (int64_t c = 0; c < cells; ++c, lowers += width) {
+    std::copy_n(maxima + c * tiles / cells * width, width, lowers);
+    for (int64_t t = c * tiles / cells + 1; t < (c + 1) * tiles / cells; ++t)
+      for (int64_t l = 0; l < width; ++l) lowers[l] = std::max(lowers[l], maxima[t * width + l]);
+    for (int64_t l = 0; l < width; ++l) {
+      const auto unit = static_cast<float>(scale_[static_cast<size_t>(first + l)] * scale);
+      const float lower = lowers[l] * unit - static_cast<float>(errors_[static_cast<size_t>(l)]);
+      lowers[l] = lower == lower ? lower : -std::numeric_limits<float>::infinity();
+    }
+    if (!request_.gated()) continue;
+    for (int64_t l = 0; l < std::min(width, count_ - first); ++l)
+      if (lowers[l] > -std::numeric_limits<float>::infinity())
+        lowers[l] = static_cast<float>(gated_lower(first + l, static_cast<double>(lowers[l]), block));
+  }
+}
+
 // What is kept of the sample, judged by the levels that were guessed from it.
 void GroupScan::sift_panel(int64_t first, Sample& sample) {
   for (int64_t n = 0; n < sample.kept; ++n) {
     const Piece& piece = sample.pieces[static_cast<size_t>(n)];
     const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(piece.block)];
     if (!set_thresholds(first, piece.block, packed.encoded, false)) continue;
-    const int64_t found = kernels().sift(sample_arguments(first, sample, n));
-    visit_found(first, found, piece, packed, nullptr, [&](int64_t q, const Screened& item, int64_t position) {
-      consider(q, item.lower, item.error, position);
-    });
+    consider_found(first, kernels().sift(sample_arguments(first, sample, n)), piece, packed, nullptr);
   }
 }
 
@@ -486,12 +491,16 @@ void GroupScan::screen_piece(const Piece& piece, const PackedBlock& packed, cons
       continue;
     ScreenArguments arguments = panel_arguments(first, piece, packed, bytes);
     arguments.next = next;
-    const int64_t found = screen_panel(arguments);
     next = nullptr;
-    visit_found(first, found, piece, packed, bytes, [&](int64_t q, const Screened& item, int64_t position) {
-      consider(q, item.lower, item.error, position);
-    });
+    consider_found(first, screen_panel(arguments), piece, packed, bytes);
   }
+}
+
+void GroupScan::consider_found(int64_t first, int64_t found, const Piece& piece, const PackedBlock& packed,
+                               const ByteBlock* bytes) {
+  visit_found(first, found, piece, packed, bytes, [&](int64_t q, const Screened& item, int64_t position) {
+    consider(q, item.lower, item.error, position);
+  });
 }
 
 // Calls visit(query, item, position) for each of `found` entries of found_ and values_ that is an item of the

@@ -156,6 +156,8 @@ class GroupScan {
   void sweep(int64_t blocks, int64_t step, Worker& worker);
   void guess_levels(int64_t blocks, int64_t step);
   void guess_levels_of_panel(int64_t first, Sample& sample);
+  void lower_cells(int64_t first, int64_t block, const float* maxima, int64_t width, int64_t cells,
+                   float* lowers) const;
   void sift_panel(int64_t first, Sample& sample);
   void guess_level(int64_t q, std::vector<float>& lowers, double share);
   void correct_guesses(int64_t blocks, int64_t step, Worker& worker);
@@ -171,6 +173,8 @@ class GroupScan {
   template <class Visit>
   void visit_found(int64_t first, int64_t found, const Piece& piece, const PackedBlock& packed,
                    const ByteBlock* bytes, Visit visit);
+  void consider_found(int64_t first, int64_t found, const Piece& piece, const PackedBlock& packed,
+                      const ByteBlock* bytes);
   Screened screened(int64_t query, double value, int64_t row, const PackedBlock& packed,
                     const ByteBlock* bytes) const;
   void consider(int64_t q, double lower, double error, int64_t position);
