@@ -4,13 +4,27 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
 #include <mutex>
 #include <thread>
 
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
 namespace salience {
+namespace {
+
+void relax() {
+#if defined(__SSE2__)
+  _mm_pause();
+#endif
+}
+
+}  // namespace
 
 class Helpers {
  public:
@@ -41,8 +55,15 @@ class Helpers {
   }
 
   void end(Help& help) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      wanted_.erase(std::remove(wanted_.begin(), wanted_.end(), &help), wanted_.end());
+    }
+    // Those at work mostly end within microseconds, and to be woken takes tens of them.
+    const auto patience = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+    while (help.running_ > 0 && std::chrono::steady_clock::now() < patience) relax();
+    if (help.running_ == 0) return;
     std::unique_lock<std::mutex> lock(mutex_);
-    wanted_.erase(std::remove(wanted_.begin(), wanted_.end(), &help), wanted_.end());
     done_.wait(lock, [&] { return help.running_ == 0; });
   }
 
@@ -67,7 +88,7 @@ class Helpers {
       help.run_(index);
       lock.lock();
       ++sleeping_;
-      if (--help.running_ == 0) done_.notify_all();
+      if (--help.running_ == 0) done_.notify_all();  // the last word: help may be gone
     }
   }
 

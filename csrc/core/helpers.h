@@ -5,6 +5,7 @@
 
 #include <sched.h>
 
+#include <atomic>
 #include <functional>
 
 namespace salience {
@@ -23,7 +24,7 @@ class Help {
   const std::function<void(int)>& run_;
   const int count_;
   int begun_ = 0;
-  int running_ = 0;
+  std::atomic<int> running_{0};
   bool has_cpus_;
   cpu_set_t cpus_;  // where the caller may run, and so its helpers
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 #include <exception>
 #include <fstream>
 #include <mutex>
@@ -115,10 +116,17 @@ int usable_cores() {
   return std::max(1, static_cast<int>(cores));
 }
 
+// As of the last tick of the system, a few milliseconds ago at most.
+int64_t Worker::coarse_milliseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1000000;
+}
+
 bool Worker::should_stop() {
   if (index_ == 0 && context_.interrupted) {
-    const Clock::time_point now = Clock::now();
-    if (now - asked_ > std::chrono::milliseconds(50)) {
+    const int64_t now = coarse_milliseconds();
+    if (now - asked_ > 50) {
       asked_ = now;
       if (context_.interrupted()) stop_.store(true, std::memory_order_relaxed);
     }

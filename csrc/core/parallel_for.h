@@ -3,7 +3,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <functional>
 
@@ -26,20 +25,21 @@ struct Context {
 class Worker {
  public:
   Worker(int index, const Context& context, std::atomic<bool>& stop)
-      : index_(index), context_(context), stop_(stop), asked_(Clock::now()) {}
+      : index_(index), context_(context), stop_(stop), asked_(coarse_milliseconds()) {}
 
   int index() const { return index_; }  // 0 is the calling thread
 
   // Whether to give up. Long work units ask now and then; it costs a load (and on the calling thread
-  // a look at the clock).
+  // some nanoseconds for a look at the clock).
   bool should_stop();
 
  private:
-  using Clock = std::chrono::steady_clock;
+  static int64_t coarse_milliseconds();
+
   int index_;
   const Context& context_;
   std::atomic<bool>& stop_;
-  Clock::time_point asked_;
+  int64_t asked_;
 };
 
 // How many workers parallel_for uses for `units` work units of `operations` operations in all: one

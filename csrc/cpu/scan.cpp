@@ -7,6 +7,7 @@ namespace salience::cpu {
 namespace {
 
 constexpr int64_t kCachedBytes = 16 << 20;
+constexpr int64_t kTakenBlocks = 4;
 constexpr int64_t kRescoreBatch = 32;           // two of them stay in the first-level cache
 constexpr int64_t kPieceRows = kBlockRows / 2;  // of a sample: whole tiles of every instruction set
 constexpr int64_t kKeptBytes = 768 << 10;       // of a sample's values: they stay in the second-level cache
@@ -106,21 +107,22 @@ GroupScan::GroupScan(const Request& request, int64_t first, int64_t count)
   if (request.gated()) gates_.assign(request.blend->given.query_gates, first, count);
 }
 
-void GroupScan::scan(int64_t begin, int64_t end, Worker& worker) {
-  begin_ = begin;
-  end_ = end;
+void GroupScan::scan(const Share& share, Worker& worker) {
+  share_ = share;
+  turn_ = turn_end_ = share.index;
   // Before the scan, since what has an addition is likely to be among the best.
   if (request_.path == Path::exact) {
     for (int64_t q = 0; q < count_; ++q) score_additions(q);
-    for (int64_t block = begin; block < end && !worker.should_stop(); ++block) score_block(block);
+    for (int64_t block; (block = next_block()) >= 0 && !worker.should_stop();) score_block(block);
     return;
   }
+  step_ = coprime_step(catalogue_.blocks());
   encode_queries();
   for (int64_t q = 0; q < count_; ++q)
     if (!queries_[static_cast<size_t>(q)].exhaustive) score_additions(q);
-  screen(begin, end, worker);
-  score_exhaustively(begin, end, worker);
-  // Scans of other ranges, which live until all are done, find this memory again while it is warm.
+  screen(worker);
+  score_exhaustively(worker);
+  // Other scans, which live until all are done, find this memory again while it is warm.
   found_ = {};
   values_ = {};
   panels_ = {};
@@ -257,17 +259,32 @@ void GroupScan::pack_panels(const std::vector<uint16_t>& rows) {
   }
 }
 
-void GroupScan::screen(int64_t begin, int64_t end, Worker& worker) {
-  const TileRegisters registers;
-  const int64_t blocks = end - begin, step = coprime_step(blocks);
-  blocks_.assign(static_cast<size_t>(blocks), {});
-  sampled_.assign(static_cast<size_t>(blocks), -1);
-  if (!catalogue_.packed.empty() && path_ == Path::panels) guess_levels(blocks, step);
-  sweep(blocks, step, worker);
-  correct_guesses(blocks, step, worker);
+int64_t GroupScan::block_of_turn(int64_t turn) const { return turn * step_ % catalogue_.blocks(); }
+
+// The next block of the share, or -1.
+int64_t GroupScan::next_block() {
+  if (share_.taken != nullptr && turn_ == turn_end_) {
+    turn_ = share_.taken->fetch_add(kTakenBlocks, std::memory_order_relaxed);
+    turn_end_ = turn_ + kTakenBlocks;
+  }
+  if (turn_ >= catalogue_.blocks()) return -1;
+  visited_.push_back(block_of_turn(turn_));
+  turn_ += share_.taken != nullptr ? 1 : share_.count;
+  return visited_.back();
 }
 
-void GroupScan::sweep(int64_t blocks, int64_t step, Worker& worker) {
+void GroupScan::screen(Worker& worker) {
+  const TileRegisters registers;
+  blocks_.assign(static_cast<size_t>(catalogue_.blocks()), {});
+  sampled_.assign(blocks_.size(), -1);
+  if (!catalogue_.packed.empty() && path_ == Path::panels) guess_levels();
+  sweep([&] { return next_block(); }, worker);
+  correct_guesses(worker);
+}
+
+// Screens the blocks that next() gives until it gives -1.
+template <class Next>
+void GroupScan::sweep(Next next, Worker& worker) {
   const int64_t elements = kBlockRows * catalogue_.depth();
   const bool stored = !catalogue_.packed.empty();
   // A matrix-vector product of what the last-level cache holds does better without prefetches.
@@ -275,31 +292,30 @@ void GroupScan::sweep(int64_t blocks, int64_t step, Worker& worker) {
   const bool prefetch = stored && (path_ == Path::panels || read > kCachedBytes);
   PackedMemory memory(stored ? 32 : elements);
   PackedBlock scratch;
-  for (int64_t n = 0, at = 0; n < blocks && !worker.should_stop(); ++n) {
-    const int64_t following = (at + step) % blocks;
-    const Piece piece = unscreened(begin_ + at);
-    if (!stored) pack_block(catalogue_, piece.block, rows_, memory.data(), scratch);
-    const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(piece.block)] : scratch;
-    const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(piece.block, packed) : nullptr;
-    blocks_[static_cast<size_t>(at)] =
+  for (int64_t block = next(), following; block >= 0 && !worker.should_stop(); block = following) {
+    following = next();
+    const Piece piece = unscreened(block);
+    if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
+    const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(block)] : scratch;
+    const ByteBlock* const bytes = path_ == Path::bytes ? &bytes_of(block, packed) : nullptr;
+    blocks_[static_cast<size_t>(block)] =
         bytes ? Scanned{bytes->encoded, bytes->scales.data()} : Scanned{packed.encoded, nullptr};
-    const bool prefetched = prefetch && n + 1 < blocks;
-    screen_piece(piece, packed, bytes, prefetched ? stored_data(unscreened(begin_ + following)) : nullptr);
+    screen_piece(piece, packed, bytes,
+                 prefetch && following >= 0 ? stored_data(unscreened(following)) : nullptr);
     if (crowded_) widen();
-    at = following;
   }
 }
 
 // The block, less the half of it that was in a sample.
 GroupScan::Piece GroupScan::unscreened(int64_t block) const {
-  const int64_t sampled = sampled_[static_cast<size_t>(block - begin_)];
+  const int64_t sampled = sampled_[static_cast<size_t>(block)];
   if (sampled < 0) return {block, 0, catalogue_.block_rows(block)};
   return {block, kPieceRows - sampled, kPieceRows};
 }
 
 // A second sweep for queries whose guess was too high: fewer than k of their survivors reach it. They start
 // from no level; the others are silent meanwhile.
-void GroupScan::correct_guesses(int64_t blocks, int64_t step, Worker& worker) {
+void GroupScan::correct_guesses(Worker& worker) {
   const auto is_guess = [](const Query& query) {
     return query.guess > -ScreeningBound::kInfinity && !query.exhaustive;
   };
@@ -323,7 +339,8 @@ void GroupScan::correct_guesses(int64_t blocks, int64_t step, Worker& worker) {
     levels_[static_cast<size_t>(q)] = -ScreeningBound::kInfinity;
     score_additions(q);
   }
-  sweep(blocks, step, worker);
+  size_t visited = 0;
+  sweep([&] { return visited < visited_.size() ? visited_[visited++] : -1; }, worker);
   for (const int64_t q : wrong) levels[static_cast<size_t>(q)] = levels_[static_cast<size_t>(q)];
   levels_.swap(levels);
 }
@@ -363,8 +380,9 @@ void GroupScan::widen() {
 // items should reach it, and holds once k have: see correct_guesses. What counts are the maxima of cells, a
 // few to a half block: where a query's best items are neighbours, one half block must not decide. The scan
 // leaves out what is kept of the sample.
-void GroupScan::guess_levels(int64_t blocks, int64_t step) {
+void GroupScan::guess_levels() {
   if (request_.allowed != nullptr) return;
+  const int64_t blocks = (catalogue_.blocks() - share_.index + share_.count - 1) / share_.count;
   const int64_t piece_values = kPieceRows * panel_lanes_;
   const int64_t most_kept = kKeptBytes / (piece_values * static_cast<int64_t>(sizeof(float)));
   // What is kept costs little, but more than the same in the scan; the rest is computed twice.
@@ -372,14 +390,15 @@ void GroupScan::guess_levels(int64_t blocks, int64_t step) {
   const int64_t kept = std::min({most_kept, 2 * enough_pieces, blocks / 2});
   const int64_t wanted = std::max(kept, std::min(enough_pieces, blocks / 4));
   Sample sample;
-  for (int64_t n = 0, at = 0; n < wanted; ++n, at = (at + step) % blocks) {
-    const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(begin_ + at)];
+  for (int64_t n = 0; n < wanted; ++n) {
+    const int64_t block = block_of_turn(share_.index + n * share_.count);
+    const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(block)];
     // Rows that are no items, or are stored as zeros, must not pass for maxima.
     if (packed.rows < kBlockRows || !packed.irregular.empty()) continue;
-    sample.pieces.push_back({begin_ + at, n % 2 * kPieceRows, kPieceRows});
-    blocks_[static_cast<size_t>(at)] = {packed.encoded, nullptr};
+    sample.pieces.push_back({block, n % 2 * kPieceRows, kPieceRows});
+    blocks_[static_cast<size_t>(block)] = {packed.encoded, nullptr};
     if (sample.kept < kept) {
-      sampled_[static_cast<size_t>(at)] = sample.pieces.back().row;
+      sampled_[static_cast<size_t>(block)] = sample.pieces.back().row;
       ++sample.kept;
     }
   }
@@ -658,7 +677,7 @@ void GroupScan::prove_level(int64_t q, double level) {
 }
 
 double GroupScan::error_at(int64_t q, double lower, int64_t position) const {
-  const Scanned& block = blocks_[static_cast<size_t>(position / kBlockRows - begin_)];
+  const Scanned& block = blocks_[static_cast<size_t>(position / kBlockRows)];
   Encoded row = block.encoded;
   if (block.scales != nullptr) row.residual *= static_cast<double>(block.scales[position % kBlockRows]);
   const double error = queries_[static_cast<size_t>(q)].coefficients.error(row);
@@ -836,12 +855,14 @@ void GroupScan::score_block(int64_t block) {
   score(0, count_, rows_.block(catalogue_, block), count, positions);
 }
 
-void GroupScan::score_exhaustively(int64_t begin, int64_t end, Worker& worker) {
+void GroupScan::score_exhaustively(Worker& worker) {
   std::vector<int64_t> pending;
   for (int64_t q = 0; q < count_; ++q)
     if (queries_[static_cast<size_t>(q)].exhaustive) pending.push_back(q);
   for (const int64_t q : pending) score_additions(q);
-  for (int64_t block = begin; block < end && !pending.empty() && !worker.should_stop(); ++block) {
+  if (!pending.empty()) std::sort(visited_.begin(), visited_.end());
+  for (const int64_t block : visited_) {
+    if (pending.empty() || worker.should_stop()) break;
     const int64_t count = catalogue_.block_rows(block);
     int64_t positions[kBlockRows];
     std::iota(positions, positions + count, block * kBlockRows);
@@ -903,11 +924,11 @@ void GroupScan::divide(int64_t first, int64_t count, int64_t row_count, Ids ids)
     scores_[n] = scores_[n] / denominators_[n] + 0.0f;
 }
 
-// Scores what has an addition to query q canonically, and offers it. Of several ranges of items only the
-// first does: the others learn of it by the level.
+// Scores what has an addition to query q canonically, and offers it. Of several scans only the first does:
+// the others learn of it by the level.
 void GroupScan::score_additions(int64_t q) {
   const GatedBlend* const blend = request_.blend;
-  if (blend == nullptr || begin_ != 0) return;
+  if (blend == nullptr || share_.index != 0) return;
   const Csr& additions = blend->given.additions;
   const int64_t query = first_ + q;
   if (blend->addition_count(query) == 0) return;

@@ -1,4 +1,4 @@
-// The scan of one group of queries over a range of blocks of items, and the keys of their best items.
+// The scan of one group of queries over a share of the blocks of items, and the keys of their best items.
 #pragma once
 
 #include <atomic>
@@ -80,6 +80,15 @@ struct Request {
   bool gated() const { return blend != nullptr && blend->gates > 0; }
 };
 
+// Which blocks a scan visits, where `count` scans share them: every count-th, or, where there is `taken`,
+// what it takes before the others do. How many are taken is not known in advance, as guesses of levels need
+// it, but a scan that begins late takes less.
+struct Share {
+  int64_t index = 0;
+  int64_t count = 1;
+  std::atomic<int64_t>* taken = nullptr;
+};
+
 // Survivors of one query's scan, known by a lower bound on their screened value S.
 //
 // A key holds the upper half of that bound's bits, made to sort (and so rounded down), over the position.
@@ -94,18 +103,18 @@ class GroupScan {
  public:
   GroupScan(const Request& request, int64_t first, int64_t count);
 
-  // Screens every item of blocks begin .. end; once per object.
-  void scan(int64_t begin, int64_t end, Worker& worker);
+  // Screens every item of its share of the blocks; once per object.
+  void scan(const Share& share, Worker& worker);
 
   // For tests of the bound: what the scan computes for every pair instead of scanning, and how far off it
   // may be (infinite where a pair is always scored exactly).
   //   values, errors: count x items, in terms of S; offsets, norms: count.
   void probe(double* values, double* errors, double* offsets, double* norms);
 
-  // What `count` scans of the same queries over different ranges found for query first + q: its k best,
-  // perhaps among others, in no order. Two steps, once each for every q; the second finds rows in the cache
-  // where the first has been for long enough. Survivors are judged by a level for all ranges before they are
-  // scored: each range by itself would score about k of its own.
+  // What `count` scans that share the blocks found for query first + q: its k best, perhaps among others, in
+  // no order. Two steps, once each for every q; the second finds rows in the cache where the first has been
+  // for long enough. Survivors are judged by a level for all scans before they are scored: each scan by
+  // itself would score about k of its own.
   static void part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
   static std::vector<Key> best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
 
@@ -152,15 +161,18 @@ class GroupScan {
   void encode_vectors();
   void widen();
   void pack_panels(const std::vector<uint16_t>& rows);
-  void screen(int64_t begin, int64_t end, Worker& worker);
-  void sweep(int64_t blocks, int64_t step, Worker& worker);
-  void guess_levels(int64_t blocks, int64_t step);
+  int64_t block_of_turn(int64_t turn) const;
+  int64_t next_block();
+  void screen(Worker& worker);
+  template <class Next>
+  void sweep(Next next, Worker& worker);
+  void guess_levels();
   void guess_levels_of_panel(int64_t first, Sample& sample);
   void lower_cells(int64_t first, int64_t block, const float* maxima, int64_t width, int64_t cells,
                    float* lowers) const;
   void sift_panel(int64_t first, Sample& sample);
   void guess_level(int64_t q, std::vector<float>& lowers, double share);
-  void correct_guesses(int64_t blocks, int64_t step, Worker& worker);
+  void correct_guesses(Worker& worker);
   const ByteBlock& bytes_of(int64_t block, const PackedBlock& packed);
   Piece unscreened(int64_t block) const;
   const void* stored_data(const Piece& piece) const;
@@ -203,7 +215,7 @@ class GroupScan {
   void score_additions(int64_t q);
   void score_irregular(int64_t block, const PackedBlock& packed);
   void score_block(int64_t block);
-  void score_exhaustively(int64_t begin, int64_t end, Worker& worker);
+  void score_exhaustively(Worker& worker);
   void score(int64_t first, int64_t count, const float* const* rows, int64_t row_count,
              const int64_t* positions);
 
@@ -211,14 +223,17 @@ class GroupScan {
   const Catalogue& catalogue_;
   int64_t first_;
   int64_t count_;
-  int64_t begin_ = 0;
-  int64_t end_ = 0;
+  Share share_;
+  int64_t step_ = 1;      // from one block to the next in the order of all scans
+  int64_t turn_ = 0;      // the next in that order
+  int64_t turn_end_ = 0;  // of those that were taken
+  std::vector<int64_t> visited_;
   ScreeningBound bound_;
   CanonicalQueries canonical_;
   CanonicalQueries gates_;
   std::vector<Query> queries_;
   std::vector<Reservoir<Key>> best_;
-  std::vector<Scanned> blocks_;                          // of the range
+  std::vector<Scanned> blocks_;                          // those that were visited
   std::vector<int64_t> sampled_;                         // where the screened half of each begins, or -1
   std::vector<std::unique_ptr<ByteBlock>> made_blocks_;  // where the request has none
   std::vector<int8_t> made_bytes_;                       // of the last of them

@@ -1,6 +1,6 @@
 // Exact top-k: a 16-bit scan whose few survivors are rescored canonically.
 //
-// Work is cut into groups of queries times ranges of blocks. Survivors of all ranges meet before any is
+// Work is cut into groups of queries times shares of the blocks. Survivors of all shares meet before any is
 // rescored. The order of the contract is total, so that no cut changes the answer.
 #include "cpu/topk.h"
 
@@ -13,9 +13,9 @@ namespace {
 
 constexpr int64_t kQueryGroup = 256;  // their 16-bit copies stay in the second-level cache
 constexpr double kScanSpeed = 8.0;    // operations of a scan in the time of one in float64
-constexpr int64_t kRangesPerThread = 4;
+constexpr int64_t kSharesPerThread = 4;
 constexpr int64_t kLeastGroup = 64;
-constexpr int64_t kLeastBlocks = 16;             // of a range: below this a unit is all overhead
+constexpr int64_t kLeastBlocks = 16;             // of a share: below this a unit is all overhead
 constexpr int64_t kReservoirBytes = 64ll << 20;  // of one worker
 constexpr int64_t kLeastHalved = 2 << 20;  // of a 16-bit copy: smaller ones stay in the second-level cache
 constexpr int64_t kLeastByteColumns = 32;
@@ -74,48 +74,52 @@ void write_row(const SearchArguments& arguments, int64_t query, const std::vecto
   }
 }
 
-// The scan of every group over every range, and the union of the ranges.
+// The scan of every group over every share of the blocks, and the union of the shares.
 Status scan_all(const SearchArguments& arguments, const Request& request, const Context& context) {
   const int64_t queries = arguments.queries.rows, k = arguments.k, blocks = request.catalogue->blocks();
   double operations = static_cast<double>(queries) * static_cast<double>(request.catalogue->rows) *
                       static_cast<double>(request.catalogue->columns + 8);
   if (request.path != Path::exact) operations /= kScanSpeed;
   const int threads = worker_count(context, queries * (blocks / kLeastBlocks + 1), operations);
-  // Queries are split first: every range of items has candidates of its own. Items are split where that
-  // would leave groups too small to be worth a pass over the items; then finely, since threads take tens of
-  // microseconds to start.
+  // Queries are split first: every share of the items has candidates of its own. Items are split where that
+  // would leave groups too small to be worth a pass over the items. Threads take tens of microseconds to
+  // start: shares are equal and small where levels are guessed, else each scan takes what it can.
   const int64_t reservoir = (k + std::max<int64_t>(64, k)) * static_cast<int64_t>(sizeof(Key));
   const int64_t largest = std::clamp<int64_t>(kReservoirBytes / reservoir, 1, kQueryGroup);
-  const int64_t share = (queries + threads - 1) / threads;
-  const int64_t group = std::clamp(share, std::min(kLeastGroup, largest), largest);
+  const int64_t even = (queries + threads - 1) / threads;
+  const int64_t group = std::clamp(even, std::min(kLeastGroup, largest), largest);
   const int64_t groups = (queries + group - 1) / group;
-  const int64_t wanted = groups >= threads ? 1 : (kRangesPerThread * threads + groups - 1) / groups;
-  const int64_t ranges = std::clamp<int64_t>(blocks / kLeastBlocks, 1, wanted);
+  const bool equal = request.path == Path::panels;
+  const int64_t per_group =
+      groups >= threads ? 1 : ((equal ? kSharesPerThread : 1) * threads + groups - 1) / groups;
+  const int64_t shares = std::clamp<int64_t>(blocks / kLeastBlocks, 1, per_group);
 
-  std::vector<std::atomic<double>> levels(static_cast<size_t>(ranges > 1 ? queries : 0));
+  std::vector<std::atomic<double>> levels(static_cast<size_t>(shares > 1 ? queries : 0));
   for (std::atomic<double>& level : levels) level = -ScreeningBound::kInfinity;
+  std::vector<std::atomic<int64_t>> taken(static_cast<size_t>(groups));
+  for (std::atomic<int64_t>& blocks_of_group : taken) blocks_of_group = 0;
   Request shared = request;
-  if (ranges > 1) shared.levels = levels.data();
-  std::vector<std::unique_ptr<GroupScan>> scans(static_cast<size_t>(groups * ranges));
+  if (shares > 1) shared.levels = levels.data();
+  std::vector<std::unique_ptr<GroupScan>> scans(static_cast<size_t>(groups * shares));
   const auto write_group = [&](int64_t n) {
-    std::unique_ptr<GroupScan>* const parts = &scans[static_cast<size_t>(n * ranges)];
+    std::unique_ptr<GroupScan>* const parts = &scans[static_cast<size_t>(n * shares)];
     const int64_t first = n * group, count = std::min(group, queries - first);
-    GroupScan::part(parts, ranges, 0);
+    GroupScan::part(parts, shares, 0);
     for (int64_t q = 0; q < count; ++q) {
-      if (q + 1 < count) GroupScan::part(parts, ranges, q + 1);
-      const std::vector<Key> keys = sorted_best(GroupScan::best(parts, ranges, q), arguments.k);
+      if (q + 1 < count) GroupScan::part(parts, shares, q + 1);
+      const std::vector<Key> keys = sorted_best(GroupScan::best(parts, shares, q), arguments.k);
       write_row(arguments, first + q, keys, request.sign);
     }
-    for (int64_t r = 0; r < ranges; ++r) parts[r].reset();
+    for (int64_t r = 0; r < shares; ++r) parts[r].reset();
   };
-  const Status status = parallel_for(context, threads, groups * ranges, [&](int64_t unit, Worker& worker) {
-    const int64_t first = unit / ranges * group, range = unit % ranges;
+  const Status status = parallel_for(context, threads, groups * shares, [&](int64_t unit, Worker& worker) {
+    const int64_t first = unit / shares * group, share = unit % shares;
     std::unique_ptr<GroupScan>& scan = scans[static_cast<size_t>(unit)];
     scan = std::make_unique<GroupScan>(shared, first, std::min(group, queries - first));
-    scan->scan(blocks * range / ranges, blocks * (range + 1) / ranges, worker);
-    if (ranges == 1) write_group(unit);
+    scan->scan({share, shares, equal ? nullptr : &taken[static_cast<size_t>(unit / shares)]}, worker);
+    if (shares == 1) write_group(unit);
   });
-  if (!status.ok() || ranges == 1) return status;
+  if (!status.ok() || shares == 1) return status;
   const auto workers = static_cast<int>(std::min<int64_t>(threads, groups));
   return parallel_for(context, workers, groups, [&](int64_t n, Worker&) { write_group(n); });
 }

@@ -28,7 +28,8 @@ def configuration(number):
     """Draw the arguments of one comparison, all from its number."""
     random = np.random.default_rng([number, 2024])
     queries = int(random.choice([0, 1, 2, 3, 5, 8, 17, 33]))
-    items = int(random.choice([1, 2, 13, 100, 191, 192, 193, 400, 900]))
+    several = random.random() < 0.05  # enough blocks for scans of the same queries to share them
+    items = int(random.choice([3_100, 6_200, 9_300] if several else [1, 2, 13, 100, 191, 192, 193, 400, 900]))
     columns = int(random.choice([0, 1, 2, 7, 8, 9, 31, 32, 33, 48, 65]))
     kind = random.choice([*KINDS, "clustered"])
     draw = clustered if kind == "clustered" else lambda random, rows, columns: vectors(random, rows, columns, kind)
