@@ -108,19 +108,37 @@ GroupScan::GroupScan(const Request& request, int64_t first, int64_t count)
 }
 
 void GroupScan::scan(const Share& share, Worker& worker) {
-  share_ = share;
-  turn_ = turn_end_ = share.index;
+  take(share);
   // Before the scan, since what has an addition is likely to be among the best.
-  if (request_.path == Path::exact) {
+  if (path_ == Path::exact) {
     for (int64_t q = 0; q < count_; ++q) score_additions(q);
     for (int64_t block; (block = next_block()) >= 0 && !worker.should_stop();) score_block(block);
     return;
   }
-  step_ = coprime_step(catalogue_.blocks());
   encode_queries();
   for (int64_t q = 0; q < count_; ++q)
     if (!queries_[static_cast<size_t>(q)].exhaustive) score_additions(q);
+  if (!catalogue_.packed.empty() && path_ == Path::panels) guess_levels();
   screen(worker);
+}
+
+void GroupScan::scan_again(const Share& share, const std::vector<int64_t>& queries, Worker& worker) {
+  take(share);
+  encode_queries();
+  for (int64_t q = 0; q < count_; ++q) {
+    Query& query = queries_[static_cast<size_t>(q)];
+    if (!std::binary_search(queries.begin(), queries.end(), q)) {
+      query.exhaustive = false;
+      levels_[static_cast<size_t>(q)] = ScreeningBound::kInfinity;
+    } else if (!query.exhaustive) {
+      score_additions(q);
+    }
+  }
+  screen(worker);
+}
+
+void GroupScan::screen(Worker& worker) {
+  sweep(worker);
   score_exhaustively(worker);
   // Other scans, which live until all are done, find this memory again while it is warm.
   found_ = {};
@@ -128,15 +146,16 @@ void GroupScan::scan(const Share& share, Worker& worker) {
   panels_ = {};
 }
 
-void GroupScan::part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
+bool GroupScan::part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
   GroupScan& first = *scans[0];
-  std::vector<uint64_t>& survivors = first.queries_[static_cast<size_t>(q)].survivors;
+  if (first.path_ == Path::exact) return true;
   if (count > 1) {
-    survivors = part_together(scans, count, q);
-  } else if (!survivors.empty()) {  // an exact scan has no survivors, and no levels
+    first.queries_[static_cast<size_t>(q)].survivors = part_together(scans, count, q);
+  } else {
     first.part(q);
   }
   first.prefetch(q, 0);
+  return std::none_of(scans, scans + count, [&](const auto& scan) { return scan->is_guessed(q); });
 }
 
 std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
@@ -167,7 +186,6 @@ std::vector<uint64_t> GroupScan::part_together(const std::unique_ptr<GroupScan>*
   survivors.clear();
   for (int64_t r = 0; r < count; ++r) {
     GroupScan& scan = *scans[r];
-    if (scan.queries_[n].survivors.empty()) continue;
     scan.adopt_level(q);
     scan.raise_level_to_survivors(q, lower);
     scan.drop(q, 0);
@@ -259,32 +277,34 @@ void GroupScan::pack_panels(const std::vector<uint16_t>& rows) {
   }
 }
 
+void GroupScan::take(const Share& share) {
+  share_ = share;
+  if (path_ != Path::exact) step_ = coprime_step(catalogue_.blocks());
+  blocks_.assign(static_cast<size_t>(path_ == Path::exact ? 0 : catalogue_.blocks()), {});
+  sampled_.assign(blocks_.size(), -1);
+}
+
 int64_t GroupScan::block_of_turn(int64_t turn) const { return turn * step_ % catalogue_.blocks(); }
 
-// The next block of the share, or -1.
+// The next block for this scan, or -1.
 int64_t GroupScan::next_block() {
-  if (share_.taken != nullptr && turn_ == turn_end_) {
-    turn_ = share_.taken->fetch_add(kTakenBlocks, std::memory_order_relaxed);
-    turn_end_ = turn_ + kTakenBlocks;
+  const auto dealt = static_cast<int64_t>(visited_.size());
+  int64_t turn = share_.index + dealt * share_.count;
+  if (dealt >= sampled_turns_) {
+    if (turn_ == turn_end_) {
+      turn_ =
+          share_.count * sampled_turns_ + share_.taken->fetch_add(kTakenBlocks, std::memory_order_relaxed);
+      turn_end_ = turn_ + kTakenBlocks;
+    }
+    turn = turn_++;
   }
-  if (turn_ >= catalogue_.blocks()) return -1;
-  visited_.push_back(block_of_turn(turn_));
-  turn_ += share_.taken != nullptr ? 1 : share_.count;
+  if (turn >= catalogue_.blocks()) return -1;
+  visited_.push_back(block_of_turn(turn));
   return visited_.back();
 }
 
-void GroupScan::screen(Worker& worker) {
+void GroupScan::sweep(Worker& worker) {
   const TileRegisters registers;
-  blocks_.assign(static_cast<size_t>(catalogue_.blocks()), {});
-  sampled_.assign(blocks_.size(), -1);
-  if (!catalogue_.packed.empty() && path_ == Path::panels) guess_levels();
-  sweep([&] { return next_block(); }, worker);
-  correct_guesses(worker);
-}
-
-// Screens the blocks that next() gives until it gives -1.
-template <class Next>
-void GroupScan::sweep(Next next, Worker& worker) {
   const int64_t elements = kBlockRows * catalogue_.depth();
   const bool stored = !catalogue_.packed.empty();
   // A matrix-vector product of what the last-level cache holds does better without prefetches.
@@ -292,8 +312,8 @@ void GroupScan::sweep(Next next, Worker& worker) {
   const bool prefetch = stored && (path_ == Path::panels || read > kCachedBytes);
   PackedMemory memory(stored ? 32 : elements);
   PackedBlock scratch;
-  for (int64_t block = next(), following; block >= 0 && !worker.should_stop(); block = following) {
-    following = next();
+  for (int64_t block = next_block(), following; block >= 0 && !worker.should_stop(); block = following) {
+    following = next_block();
     const Piece piece = unscreened(block);
     if (!stored) pack_block(catalogue_, block, rows_, memory.data(), scratch);
     const PackedBlock& packed = stored ? *catalogue_.packed[static_cast<size_t>(block)] : scratch;
@@ -311,38 +331,6 @@ GroupScan::Piece GroupScan::unscreened(int64_t block) const {
   const int64_t sampled = sampled_[static_cast<size_t>(block)];
   if (sampled < 0) return {block, 0, catalogue_.block_rows(block)};
   return {block, kPieceRows - sampled, kPieceRows};
-}
-
-// A second sweep for queries whose guess was too high: fewer than k of their survivors reach it. They start
-// from no level; the others are silent meanwhile.
-void GroupScan::correct_guesses(Worker& worker) {
-  const auto is_guess = [](const Query& query) {
-    return query.guess > -ScreeningBound::kInfinity && !query.exhaustive;
-  };
-  std::vector<int64_t> wrong;
-  for (int64_t q = 0; q < count_; ++q) {
-    const Query& query = queries_[static_cast<size_t>(q)];
-    adopt_level(q);
-    if (is_guess(query)) compact(q);
-    if (is_guess(query)) wrong.push_back(q);
-  }
-  if (wrong.empty()) return;
-  sampled_.assign(sampled_.size(), -1);
-  std::vector<double> levels(levels_.size(), ScreeningBound::kInfinity);
-  levels.swap(levels_);
-  for (const int64_t q : wrong) {
-    Query& query = queries_[static_cast<size_t>(q)];
-    query.guess = -ScreeningBound::kInfinity;
-    query.rescored = 0;
-    query.survivors.clear();
-    best_[static_cast<size_t>(q)] = Reservoir<Key>(request_.k);
-    levels_[static_cast<size_t>(q)] = -ScreeningBound::kInfinity;
-    score_additions(q);
-  }
-  size_t visited = 0;
-  sweep([&] { return visited < visited_.size() ? visited_[visited++] : -1; }, worker);
-  for (const int64_t q : wrong) levels[static_cast<size_t>(q)] = levels_[static_cast<size_t>(q)];
-  levels_.swap(levels);
 }
 
 // The block in 8 bits: the one that is there already, or one that is made now.
@@ -377,20 +365,21 @@ void GroupScan::widen() {
 
 // A first level for every query, before anything survives: without it most survivors would come from the
 // first few percent of the items. It is guessed from a sample of half blocks, so that rather more than k
-// items should reach it, and holds once k have: see correct_guesses. What counts are the maxima of cells, a
+// items of all scans should reach it, and holds once k have: see part. What counts are the maxima of cells, a
 // few to a half block: where a query's best items are neighbours, one half block must not decide. The scan
 // leaves out what is kept of the sample.
 void GroupScan::guess_levels() {
   if (request_.allowed != nullptr) return;
-  const int64_t blocks = (catalogue_.blocks() - share_.index + share_.count - 1) / share_.count;
+  const TileRegisters registers;
+  const int64_t blocks = catalogue_.blocks() / share_.count;
   const int64_t piece_values = kPieceRows * panel_lanes_;
   const int64_t most_kept = kKeptBytes / (piece_values * static_cast<int64_t>(sizeof(float)));
   // What is kept costs little, but more than the same in the scan; the rest is computed twice.
   const int64_t enough_pieces = 2 * std::max<int64_t>(8, request_.k / 6);
   const int64_t kept = std::min({most_kept, 2 * enough_pieces, blocks / 2});
-  const int64_t wanted = std::max(kept, std::min(enough_pieces, blocks / 4));
+  sampled_turns_ = std::max(kept, std::min(enough_pieces, blocks / 4));
   Sample sample;
-  for (int64_t n = 0; n < wanted; ++n) {
+  for (int64_t n = 0; n < sampled_turns_; ++n) {
     const int64_t block = block_of_turn(share_.index + n * share_.count);
     const PackedBlock& packed = *catalogue_.packed[static_cast<size_t>(block)];
     // Rows that are no items, or are stored as zeros, must not pass for maxima.
@@ -406,7 +395,7 @@ void GroupScan::guess_levels() {
   for (int64_t q = 0; q < count_; ++q) adopt_level(q);
   const auto pieces = static_cast<int64_t>(sample.pieces.size());
   const int64_t tiles = kPieceRows / kernels().tile_rows;
-  sample.share = static_cast<double>(pieces * kPieceRows) / static_cast<double>(blocks * kBlockRows);
+  sample.share = static_cast<double>(pieces * kPieceRows) / static_cast<double>(catalogue_.rows);
   const int64_t enough = 4 * rank_in_sample(sample.share, request_.k);
   while (sample.cells < tiles && (tiles % sample.cells != 0 || sample.cells * pieces < enough))
     ++sample.cells;
@@ -674,6 +663,11 @@ void GroupScan::prove_level(int64_t q, double level) {
   double& guess = queries_[static_cast<size_t>(q)].guess;
   if (level >= guess) guess = -ScreeningBound::kInfinity;
   current = std::max(current, level);
+}
+
+bool GroupScan::is_guessed(int64_t q) const {
+  const Query& query = queries_[static_cast<size_t>(q)];
+  return query.guess > -ScreeningBound::kInfinity && !query.exhaustive;
 }
 
 double GroupScan::error_at(int64_t q, double lower, int64_t position) const {

@@ -111,11 +111,15 @@ class GroupScan {
   //   values, errors: count x items, in terms of S; offsets, norms: count.
   void probe(double* values, double* errors, double* offsets, double* norms);
 
+  // The same for some of the queries alone, with no level guessed.
+  void scan_again(const Share& share, const std::vector<int64_t>& queries, Worker& worker);
+
   // What `count` scans that share the blocks found for query first + q: its k best, perhaps among others, in
   // no order. Two steps, once each for every q; the second finds rows in the cache where the first has been
   // for long enough. Survivors are judged by a level for all scans before they are scored: each scan by
-  // itself would score about k of its own.
-  static void part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
+  // itself would score about k of its own. False where a level was guessed too high: the query has to be
+  // scanned again.
+  static bool part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
   static std::vector<Key> best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
 
  private:
@@ -161,18 +165,17 @@ class GroupScan {
   void encode_vectors();
   void widen();
   void pack_panels(const std::vector<uint16_t>& rows);
+  void take(const Share& share);
   int64_t block_of_turn(int64_t turn) const;
   int64_t next_block();
   void screen(Worker& worker);
-  template <class Next>
-  void sweep(Next next, Worker& worker);
+  void sweep(Worker& worker);
   void guess_levels();
   void guess_levels_of_panel(int64_t first, Sample& sample);
   void lower_cells(int64_t first, int64_t block, const float* maxima, int64_t width, int64_t cells,
                    float* lowers) const;
   void sift_panel(int64_t first, Sample& sample);
   void guess_level(int64_t q, std::vector<float>& lowers, double share);
-  void correct_guesses(Worker& worker);
   const ByteBlock& bytes_of(int64_t block, const PackedBlock& packed);
   Piece unscreened(int64_t block) const;
   const void* stored_data(const Piece& piece) const;
@@ -193,6 +196,7 @@ class GroupScan {
   void raise_level(int64_t q, double level);
   void adopt_level(int64_t q);
   void prove_level(int64_t q, double level);
+  bool is_guessed(int64_t q) const;
   double error_at(int64_t q, double lower, int64_t position) const;
   void part(int64_t q);
   static std::vector<uint64_t> part_together(const std::unique_ptr<GroupScan>* scans, int64_t count,
@@ -224,9 +228,10 @@ class GroupScan {
   int64_t first_;
   int64_t count_;
   Share share_;
-  int64_t step_ = 1;      // from one block to the next in the order of all scans
-  int64_t turn_ = 0;      // the next in that order
-  int64_t turn_end_ = 0;  // of those that were taken
+  int64_t step_ = 1;           // from one block to the next in the order of all scans
+  int64_t sampled_turns_ = 0;  // of each scan: the first in that order are dealt, the others taken
+  int64_t turn_ = 0;
+  int64_t turn_end_ = 0;
   std::vector<int64_t> visited_;
   ScreeningBound bound_;
   CanonicalQueries canonical_;

@@ -13,7 +13,6 @@ namespace {
 
 constexpr int64_t kQueryGroup = 256;  // their 16-bit copies stay in the second-level cache
 constexpr double kScanSpeed = 8.0;    // operations of a scan in the time of one in float64
-constexpr int64_t kSharesPerThread = 4;
 constexpr int64_t kLeastGroup = 64;
 constexpr int64_t kLeastBlocks = 16;             // of a share: below this a unit is all overhead
 constexpr int64_t kReservoirBytes = 64ll << 20;  // of one worker
@@ -81,18 +80,14 @@ Status scan_all(const SearchArguments& arguments, const Request& request, const 
                       static_cast<double>(request.catalogue->columns + 8);
   if (request.path != Path::exact) operations /= kScanSpeed;
   const int threads = worker_count(context, queries * (blocks / kLeastBlocks + 1), operations);
-  // Queries are split first: every share of the items has candidates of its own. Items are split where that
-  // would leave groups too small to be worth a pass over the items. Threads take tens of microseconds to
-  // start: shares are equal and small where levels are guessed, else each scan takes what it can.
+  // Queries are split first: every scan of a share of the items has candidates of its own. Items are shared
+  // where groups would be too small to be worth a pass over all of them.
   const int64_t reservoir = (k + std::max<int64_t>(64, k)) * static_cast<int64_t>(sizeof(Key));
   const int64_t largest = std::clamp<int64_t>(kReservoirBytes / reservoir, 1, kQueryGroup);
   const int64_t even = (queries + threads - 1) / threads;
   const int64_t group = std::clamp(even, std::min(kLeastGroup, largest), largest);
   const int64_t groups = (queries + group - 1) / group;
-  const bool equal = request.path == Path::panels;
-  const int64_t per_group =
-      groups >= threads ? 1 : ((equal ? kSharesPerThread : 1) * threads + groups - 1) / groups;
-  const int64_t shares = std::clamp<int64_t>(blocks / kLeastBlocks, 1, per_group);
+  const int64_t shares = std::clamp<int64_t>(blocks / kLeastBlocks, 1, (threads + groups - 1) / groups);
 
   std::vector<std::atomic<double>> levels(static_cast<size_t>(shares > 1 ? queries : 0));
   for (std::atomic<double>& level : levels) level = -ScreeningBound::kInfinity;
@@ -101,27 +96,44 @@ Status scan_all(const SearchArguments& arguments, const Request& request, const 
   Request shared = request;
   if (shares > 1) shared.levels = levels.data();
   std::vector<std::unique_ptr<GroupScan>> scans(static_cast<size_t>(groups * shares));
-  const auto write_group = [&](int64_t n) {
+  const auto write = [&](const std::unique_ptr<GroupScan>* parts, int64_t count, int64_t first, int64_t q) {
+    write_row(arguments, first + q, sorted_best(GroupScan::best(parts, count, q), k), request.sign);
+  };
+  const auto write_group = [&](int64_t n, Worker& worker) {
     std::unique_ptr<GroupScan>* const parts = &scans[static_cast<size_t>(n * shares)];
     const int64_t first = n * group, count = std::min(group, queries - first);
-    GroupScan::part(parts, shares, 0);
+    std::vector<int64_t> wrong;
+    bool right = GroupScan::part(parts, shares, 0);
     for (int64_t q = 0; q < count; ++q) {
-      if (q + 1 < count) GroupScan::part(parts, shares, q + 1);
-      const std::vector<Key> keys = sorted_best(GroupScan::best(parts, shares, q), arguments.k);
-      write_row(arguments, first + q, keys, request.sign);
+      const bool next = q + 1 < count && GroupScan::part(parts, shares, q + 1);
+      if (right) {
+        write(parts, shares, first, q);
+      } else {
+        wrong.push_back(q);
+      }
+      right = next;
     }
     for (int64_t r = 0; r < shares; ++r) parts[r].reset();
+    if (wrong.empty()) return;
+    std::atomic<int64_t> again{0};
+    parts[0] = std::make_unique<GroupScan>(shared, first, count);
+    parts[0]->scan_again({0, 1, &again}, wrong, worker);
+    for (const int64_t q : wrong) {
+      GroupScan::part(parts, 1, q);
+      write(parts, 1, first, q);
+    }
+    parts[0].reset();
   };
   const Status status = parallel_for(context, threads, groups * shares, [&](int64_t unit, Worker& worker) {
     const int64_t first = unit / shares * group, share = unit % shares;
     std::unique_ptr<GroupScan>& scan = scans[static_cast<size_t>(unit)];
     scan = std::make_unique<GroupScan>(shared, first, std::min(group, queries - first));
-    scan->scan({share, shares, equal ? nullptr : &taken[static_cast<size_t>(unit / shares)]}, worker);
-    if (shares == 1) write_group(unit);
+    scan->scan({share, shares, &taken[static_cast<size_t>(unit / shares)]}, worker);
+    if (shares == 1) write_group(unit, worker);
   });
   if (!status.ok() || shares == 1) return status;
   const auto workers = static_cast<int>(std::min<int64_t>(threads, groups));
-  return parallel_for(context, workers, groups, [&](int64_t n, Worker&) { write_group(n); });
+  return parallel_for(context, workers, groups, write_group);
 }
 
 }  // namespace
