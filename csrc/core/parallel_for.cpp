@@ -22,7 +22,7 @@ namespace salience {
 namespace {
 
 // Below this many operations a second thread, which has to wake, costs more than it saves.
-constexpr double kOperationsPerWorker = 4e5;
+constexpr double kOperationsPerWorker = 2e5;
 
 int affinity_cores() {
   // The mask may be larger than cpu_set_t on big machines: grow it until the kernel accepts it.

@@ -1,5 +1,5 @@
-// Threads for one call, the caller's and helpers that sleep between calls (helpers.h): none spins, and none
-// is still at a call's work when it returns.
+// Threads for one call, the caller's and helpers that sleep between calls (helpers.h): none spins, but the
+// caller's for some microseconds at the end, and none is still at a call's work when it returns.
 #pragma once
 
 #include <atomic>

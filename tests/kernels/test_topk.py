@@ -137,15 +137,17 @@ def test_crowds_that_the_bound_cannot_part(crowd, metric):
             assert same(found[1], expected[1])
 
 
+@pytest.mark.parametrize(("threads", "scans"), [(1, 1), (3, 2)])
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_best_items_lie_where_the_scan_looks_first(metric):
-    # The half blocks that guess_levels samples, which most of some queries' best fill, but not all k: those guesses
-    # are too high. Others are right; items that are not finite, and those left out, must not count twice.
+def test_the_best_items_lie_where_the_scan_looks_first(metric, threads, scans):
+    # The half blocks that guess_levels samples, in the first of some scans that share the blocks, which most of some
+    # queries' best fill, but not all k: those guesses are too high. Others are right; items that are not finite, and
+    # those left out, must not count twice.
     blocks, k = 64, 100
     random = np.random.default_rng(8)
     x = vectors(random, 192 * blocks - 92, 24, "plain")
     x[[4000, 8000, 12000], 5] = np.nan, np.inf, -np.inf
-    visited = [n * 39 % blocks * 192 + n % 2 * 96 for n in range(blocks // 4)]
+    visited = [n * scans * 39 % blocks * 192 + n % 2 * 96 for n in range(blocks // 4)]
     best = np.add.outer(visited, np.arange(0, 96, 16)).ravel()
     x[best, 0] = 30 + random.random(len(best), dtype=np.float32)
     q = vectors(random, 70, 24, "plain")
@@ -153,7 +155,7 @@ def test_the_best_items_lie_where_the_scan_looks_first(metric):
     excluded = random.random((len(q), len(x))) < 0.002
     pattern = sp.csr_array(excluded.astype(np.float32))
     expected = reference.topk(q, x, k, metric, excluded)
-    found = by_path(q, x, k, metric, "panels", 1, pattern, packed=True)
+    found = by_path(q, x, k, metric, "panels", threads, pattern, packed=True)
     assert np.array_equal(found[0], expected[0])
     assert same(found[1], expected[1])
 
