@@ -146,25 +146,24 @@ void GroupScan::screen(Worker& worker) {
   panels_ = {};
 }
 
-bool GroupScan::part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
-  GroupScan& first = *scans[0];
-  if (first.path_ == Path::exact) return true;
+bool GroupScan::part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host, int64_t q) {
+  if (scans[0]->path_ == Path::exact) return true;
   if (count > 1) {
-    first.queries_[static_cast<size_t>(q)].survivors = part_together(scans, count, q);
+    scans[host]->queries_[static_cast<size_t>(q)].survivors = part_together(scans, count, q);
   } else {
-    first.part(q);
+    scans[0]->part(q);
   }
-  first.prefetch(q, 0);
+  scans[host]->prefetch(q, 0);
   return std::none_of(scans, scans + count, [&](const auto& scan) { return scan->is_guessed(q); });
 }
 
-std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q) {
-  const auto n = static_cast<size_t>(q);
-  scans[0]->rescore(q);
-  std::vector<Key> keys = scans[0]->best_[n].keys();
-  for (int64_t r = 1; r < count; ++r) {
-    const std::vector<Key>& others = scans[r]->best_[n].keys();
-    keys.insert(keys.end(), others.begin(), others.end());
+std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host,
+                                 int64_t q) {
+  scans[host]->rescore(q);
+  std::vector<Key> keys;
+  for (int64_t s = 0; s < count; ++s) {
+    const std::vector<Key>& found = scans[s]->best_[static_cast<size_t>(q)].keys();
+    keys.insert(keys.end(), found.begin(), found.end());
   }
   return keys;
 }

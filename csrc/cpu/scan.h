@@ -115,12 +115,13 @@ class GroupScan {
   void scan_again(const Share& share, const std::vector<int64_t>& queries, Worker& worker);
 
   // What `count` scans that share the blocks found for query first + q: its k best, perhaps among others, in
-  // no order. Two steps, once each for every q; the second finds rows in the cache where the first has been
-  // for long enough. Survivors are judged by a level for all scans before they are scored: each scan by
-  // itself would score about k of its own. False where a level was guessed too high: the query has to be
-  // scanned again.
-  static bool part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
-  static std::vector<Key> best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t q);
+  // no order. Two steps, once each for every q, in memory of scan `host`; the second finds rows in the cache
+  // where the first has been for long enough. Survivors are judged by a level for all scans before they are
+  // scored: each scan by itself would score about k of its own. False where a level was guessed too high: the
+  // query has to be scanned again.
+  static bool part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host, int64_t q);
+  static std::vector<Key> best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host,
+                               int64_t q);
 
  private:
   // What the scan says about an item: its S is within `error` of lower + error.

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kQueryGroup = 256;  // their 16-bit copies stay in the second-level cache
 constexpr double kScanSpeed = 8.0;    // operations of a scan in the time of one in float64
+constexpr double kScoreCost = 8.0;    // of an operation on a survivor: its row is waited for
 constexpr int64_t kLeastGroup = 64;
 constexpr int64_t kLeastBlocks = 16;             // of a share: below this a unit is all overhead
 constexpr int64_t kReservoirBytes = 64ll << 20;  // of one worker
@@ -73,68 +74,111 @@ void write_row(const SearchArguments& arguments, int64_t query, const std::vecto
   }
 }
 
-// The scan of every group over every share of the blocks, and the union of the shares.
-Status scan_all(const SearchArguments& arguments, const Request& request, const Context& context) {
-  const int64_t queries = arguments.queries.rows, k = arguments.k, blocks = request.catalogue->blocks();
-  double operations = static_cast<double>(queries) * static_cast<double>(request.catalogue->rows) *
-                      static_cast<double>(request.catalogue->columns + 8);
-  if (request.path != Path::exact) operations /= kScanSpeed;
-  const int threads = worker_count(context, queries * (blocks / kLeastBlocks + 1), operations);
-  // Queries are split first: every scan of a share of the items has candidates of its own. Items are shared
-  // where groups would be too small to be worth a pass over all of them.
-  const int64_t reservoir = (k + std::max<int64_t>(64, k)) * static_cast<int64_t>(sizeof(Key));
-  const int64_t largest = std::clamp<int64_t>(kReservoirBytes / reservoir, 1, kQueryGroup);
-  const int64_t even = (queries + threads - 1) / threads;
-  const int64_t group = std::clamp(even, std::min(kLeastGroup, largest), largest);
-  const int64_t groups = (queries + group - 1) / group;
-  const int64_t shares = std::clamp<int64_t>(blocks / kLeastBlocks, 1, (threads + groups - 1) / groups);
+// Every group of queries over every share of the blocks.
+class Scans {
+ public:
+  Scans(const SearchArguments& arguments, const Request& request, int threads)
+      : arguments_(arguments), request_(request), threads_(threads) {
+    // Queries are split first: every scan of a share of the items has candidates of its own. Items are shared
+    // where groups would be too small to be worth a pass over all of them.
+    const int64_t queries = arguments.queries.rows, k = arguments.k;
+    const int64_t reservoir = (k + std::max<int64_t>(64, k)) * static_cast<int64_t>(sizeof(Key));
+    const int64_t largest = std::clamp<int64_t>(kReservoirBytes / reservoir, 1, kQueryGroup);
+    group_ = std::clamp((queries + threads - 1) / threads, std::min(kLeastGroup, largest), largest);
+    groups_ = (queries + group_ - 1) / group_;
+    const int64_t most = request.catalogue->blocks() / kLeastBlocks;
+    shares_ = std::clamp<int64_t>(most, 1, (threads + groups_ - 1) / groups_);
+    scans_.resize(static_cast<size_t>(groups_ * shares_));
+    taken_ = std::vector<std::atomic<int64_t>>(static_cast<size_t>(groups_));
+    for (std::atomic<int64_t>& blocks : taken_) blocks = 0;
+    if (shares_ == 1) return;
+    levels_ = std::vector<std::atomic<double>>(static_cast<size_t>(queries));
+    for (std::atomic<double>& level : levels_) level = -ScreeningBound::kInfinity;
+    request_.levels = levels_.data();
+  }
 
-  std::vector<std::atomic<double>> levels(static_cast<size_t>(shares > 1 ? queries : 0));
-  for (std::atomic<double>& level : levels) level = -ScreeningBound::kInfinity;
-  std::vector<std::atomic<int64_t>> taken(static_cast<size_t>(groups));
-  for (std::atomic<int64_t>& blocks_of_group : taken) blocks_of_group = 0;
-  Request shared = request;
-  if (shares > 1) shared.levels = levels.data();
-  std::vector<std::unique_ptr<GroupScan>> scans(static_cast<size_t>(groups * shares));
-  const auto write = [&](const std::unique_ptr<GroupScan>* parts, int64_t count, int64_t first, int64_t q) {
-    write_row(arguments, first + q, sorted_best(GroupScan::best(parts, count, q), k), request.sign);
-  };
-  const auto write_group = [&](int64_t n, Worker& worker) {
-    std::unique_ptr<GroupScan>* const parts = &scans[static_cast<size_t>(n * shares)];
-    const int64_t first = n * group, count = std::min(group, queries - first);
-    std::vector<int64_t> wrong;
-    bool right = GroupScan::part(parts, shares, 0);
-    for (int64_t q = 0; q < count; ++q) {
-      const bool next = q + 1 < count && GroupScan::part(parts, shares, q + 1);
-      if (right) {
-        write(parts, shares, first, q);
-      } else {
-        wrong.push_back(q);
+  // Scans, and writes what the scans of each group found together.
+  Status run(const Context& context) {
+    const int64_t units = groups_ * shares_;
+    SALIENCE_RETURN_IF_ERROR(parallel_for(context, threads_, units, [&](int64_t unit, Worker& worker) {
+      const int64_t n = unit / shares_;
+      std::unique_ptr<GroupScan>& scan = scans_[static_cast<size_t>(unit)];
+      scan = std::make_unique<GroupScan>(request_, n * group_, members(n));
+      scan->scan({unit % shares_, shares_, &taken_[static_cast<size_t>(n)]}, worker);
+      if (shares_ == 1) scan_again(n, write(n, 0), worker);
+    }));
+    if (shares_ == 1) return {};
+    std::vector<std::vector<int64_t>> wrong(scans_.size());
+    const double operations = kScoreCost * static_cast<double>(arguments_.queries.rows * arguments_.k) *
+                              static_cast<double>(request_.catalogue->columns);
+    const int writers = std::min(threads_, worker_count(context, units, operations));
+    SALIENCE_RETURN_IF_ERROR(parallel_for(context, writers, units, [&](int64_t unit, Worker&) {
+      wrong[static_cast<size_t>(unit)] = write(unit / shares_, unit % shares_);
+    }));
+    const bool any = std::any_of(wrong.begin(), wrong.end(), [](const auto& some) { return !some.empty(); });
+    return parallel_for(context, any ? threads_ : 1, groups_, [&](int64_t n, Worker& worker) {
+      std::vector<int64_t> queries;
+      for (int64_t unit = n * shares_; unit < (n + 1) * shares_; ++unit) {
+        const std::vector<int64_t>& some = wrong[static_cast<size_t>(unit)];
+        queries.insert(queries.end(), some.begin(), some.end());
       }
+      scan_again(n, queries, worker);
+    });
+  }
+
+ private:
+  int64_t members(int64_t n) const { return std::min(group_, arguments_.queries.rows - n * group_); }
+
+  // Writes one share of the queries of group n. Returns those whose levels were guessed too high.
+  std::vector<int64_t> write(int64_t n, int64_t share) {
+    const std::unique_ptr<GroupScan>* const scans = &scans_[static_cast<size_t>(n * shares_)];
+    const int64_t end = members(n) * (share + 1) / shares_;
+    std::vector<int64_t> wrong;
+    const auto part = [&](int64_t q) {
+      const bool right = q >= end || GroupScan::part(scans, shares_, share, q);
+      if (!right) wrong.push_back(q);
+      return right;
+    };
+    int64_t q = members(n) * share / shares_;
+    for (bool right = part(q); q < end; ++q) {
+      const bool next = part(q + 1);
+      if (right) write_query(scans, shares_, share, n, q);
       right = next;
     }
-    for (int64_t r = 0; r < shares; ++r) parts[r].reset();
-    if (wrong.empty()) return;
-    std::atomic<int64_t> again{0};
-    parts[0] = std::make_unique<GroupScan>(shared, first, count);
-    parts[0]->scan_again({0, 1, &again}, wrong, worker);
-    for (const int64_t q : wrong) {
-      GroupScan::part(parts, 1, q);
-      write(parts, 1, first, q);
+    return wrong;
+  }
+
+  void write_query(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host, int64_t n,
+                   int64_t q) {
+    const std::vector<Key> keys = sorted_best(GroupScan::best(scans, count, host, q), arguments_.k);
+    write_row(arguments_, n * group_ + q, keys, request_.sign);
+  }
+
+  // Gives up what group n holds, and scans some of its queries for themselves.
+  void scan_again(int64_t n, const std::vector<int64_t>& queries, Worker& worker) {
+    std::unique_ptr<GroupScan>* const scans = &scans_[static_cast<size_t>(n * shares_)];
+    for (int64_t s = 0; s < shares_; ++s) scans[s].reset();
+    if (queries.empty()) return;
+    std::atomic<int64_t> taken{0};
+    scans[0] = std::make_unique<GroupScan>(request_, n * group_, members(n));
+    scans[0]->scan_again({0, 1, &taken}, queries, worker);
+    for (const int64_t q : queries) {
+      GroupScan::part(scans, 1, 0, q);
+      write_query(scans, 1, 0, n, q);
     }
-    parts[0].reset();
-  };
-  const Status status = parallel_for(context, threads, groups * shares, [&](int64_t unit, Worker& worker) {
-    const int64_t first = unit / shares * group, share = unit % shares;
-    std::unique_ptr<GroupScan>& scan = scans[static_cast<size_t>(unit)];
-    scan = std::make_unique<GroupScan>(shared, first, std::min(group, queries - first));
-    scan->scan({share, shares, &taken[static_cast<size_t>(unit / shares)]}, worker);
-    if (shares == 1) write_group(unit, worker);
-  });
-  if (!status.ok() || shares == 1) return status;
-  const auto workers = static_cast<int>(std::min<int64_t>(threads, groups));
-  return parallel_for(context, workers, groups, write_group);
-}
+    scans[0].reset();
+  }
+
+  const SearchArguments& arguments_;
+  Request request_;
+  const int threads_;
+  int64_t group_ = 0;  // queries of each but perhaps the last
+  int64_t groups_ = 0;
+  int64_t shares_ = 0;
+  std::vector<std::unique_ptr<GroupScan>> scans_;
+  std::vector<std::atomic<int64_t>> taken_;
+  std::vector<std::atomic<double>> levels_;
+};
 
 }  // namespace
 
@@ -196,7 +240,12 @@ Status search(const SearchArguments& arguments, const Context& context) {
     }
     request.catalogue = &once;
   }
-  return scan_all(arguments, request, context);
+  double operations = static_cast<double>(arguments.queries.rows) *
+                      static_cast<double>(request.catalogue->rows) *
+                      static_cast<double>(request.catalogue->columns + 8);
+  if (request.path != Path::exact) operations /= kScanSpeed;
+  const int64_t most = arguments.queries.rows * (request.catalogue->blocks() / kLeastBlocks + 1);
+  return Scans(arguments, request, worker_count(context, most, operations)).run(context);
 }
 
 Status probe(const SimilarityArguments& arguments, Path path, double* values, double* errors, double* offsets,
