@@ -7,7 +7,8 @@ namespace salience::cpu {
 namespace {
 
 constexpr int64_t kCachedBytes = 16 << 20;
-constexpr int64_t kTakenBlocks = 4;
+constexpr int64_t kRunBlocks = 8;
+
 constexpr int64_t kRescoreBatch = 32;           // two of them stay in the first-level cache
 constexpr int64_t kPieceRows = kBlockRows / 2;  // of a sample: whole tiles of every instruction set
 constexpr int64_t kKeptBytes = 768 << 10;       // of a sample's values: they stay in the second-level cache
@@ -278,12 +279,18 @@ void GroupScan::pack_panels(const std::vector<uint16_t>& rows) {
 
 void GroupScan::take(const Share& share) {
   share_ = share;
-  if (path_ != Path::exact) step_ = coprime_step(catalogue_.blocks());
+  // Reading is what a few queries wait for, and goes better in long runs.
+  run_ = path_ == Path::panels ? 1 : std::clamp<int64_t>(catalogue_.blocks(), 1, kRunBlocks);
+  runs_ = catalogue_.blocks() / run_;
+  step_ = path_ == Path::exact ? 1 : coprime_step(runs_);
   blocks_.assign(static_cast<size_t>(path_ == Path::exact ? 0 : catalogue_.blocks()), {});
   sampled_.assign(blocks_.size(), -1);
 }
 
-int64_t GroupScan::block_of_turn(int64_t turn) const { return turn * step_ % catalogue_.blocks(); }
+int64_t GroupScan::block_of_turn(int64_t turn) const {
+  if (turn >= runs_ * run_) return turn;  // what is left over
+  return turn / run_ * step_ % runs_ * run_ + turn % run_;
+}
 
 // The next block for this scan, or -1.
 int64_t GroupScan::next_block() {
@@ -291,9 +298,8 @@ int64_t GroupScan::next_block() {
   int64_t turn = share_.index + dealt * share_.count;
   if (dealt >= sampled_turns_) {
     if (turn_ == turn_end_) {
-      turn_ =
-          share_.count * sampled_turns_ + share_.taken->fetch_add(kTakenBlocks, std::memory_order_relaxed);
-      turn_end_ = turn_ + kTakenBlocks;
+      turn_ = share_.count * sampled_turns_ + share_.taken->fetch_add(run_, std::memory_order_relaxed);
+      turn_end_ = turn_ + run_;
     }
     turn = turn_++;
   }

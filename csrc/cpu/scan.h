@@ -229,8 +229,12 @@ class GroupScan {
   int64_t first_;
   int64_t count_;
   Share share_;
-  int64_t step_ = 1;           // from one block to the next in the order of all scans
-  int64_t sampled_turns_ = 0;  // of each scan: the first in that order are dealt, the others taken
+  // The order in which all scans visit blocks: in runs of neighbours. The first turns are dealt to the scans,
+  // so that each has a sample; the others are taken.
+  int64_t run_ = 1;
+  int64_t runs_ = 1;
+  int64_t step_ = 1;           // from one run to the next
+  int64_t sampled_turns_ = 0;  // of each scan
   int64_t turn_ = 0;
   int64_t turn_end_ = 0;
   std::vector<int64_t> visited_;

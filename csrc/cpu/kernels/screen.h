@@ -12,13 +12,14 @@ using salience::cpu::ScreenArguments;
 
 static_assert(kBlockRows % kScreenRows == 0 && kBlockRows % kLanes == 0, "blocks are whole tiles");
 
-constexpr int64_t kCacheLine = 64;
+// Pulls a line towards the cache.
+inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
-// Pulls the counterpart of `row`, of so many bytes, in the block that follows towards the cache.
-inline void prefetch_next(const ScreenArguments& a, int64_t row, int64_t bytes) {
-  if (a.next == nullptr) return;
-  const char* const next = static_cast<const char*>(a.next) + row * bytes;
-  for (int64_t j = 0; j < bytes; j += kCacheLine) __builtin_prefetch(next + j, 0, 2);
+// What lies where `items` does in the block that follows, to be fetched a line at a time while `items` are
+// multiplied (of many lines at once, some CPUs lose most); or `items`, where none follows.
+inline const uint16_t* following(const ScreenArguments& a, const uint16_t* items) {
+  if (a.next == nullptr) return items;
+  return static_cast<const uint16_t*>(a.next) + (items - static_cast<const uint16_t*>(a.items));
 }
 
 // What passed so far.
@@ -125,10 +126,13 @@ int64_t sift_panel(const ScreenArguments& a) {
 // registers must be unrolled for the sums to be registers at all.
 template <int Rows, int Vectors>
 inline __attribute__((always_inline)) void pair_product(const uint16_t* items, const uint16_t* panel,
-                                                        int64_t depth, Sums (&sums)[Rows][Vectors]) {
+                                                        int64_t depth, const uint16_t* next,
+                                                        Sums (&sums)[Rows][Vectors]) {
 #pragma GCC unroll 32
   for (int n = 0; n < Rows * Vectors; ++n) sums[n / Vectors][n % Vectors] = zero_sums();
   for (int64_t j = 0; j < depth; j += 2) {
+    fetch(next);
+    next += 2 * Rows;
     Pairs query[Vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) query[v] = load_pairs(panel + (j * Vectors + 2 * v) * kLanes);
@@ -145,10 +149,9 @@ template <bool Shifted, int Vectors>
 int64_t screen_panel(const ScreenArguments& a) {
   Passed passed{a.positions, a.values};
   for (int64_t row = 0; row < a.rows; row += kScreenRows) {
-    for (int i = 0; i < kScreenRows; ++i) prefetch_next(a, row + i, 2 * a.depth);
     Sums sums[kScreenRows][Vectors];
-    pair_product<kScreenRows, Vectors>(static_cast<const uint16_t*>(a.items) + row * a.depth, a.panel,
-                                       a.depth, sums);
+    const uint16_t* const items = static_cast<const uint16_t*>(a.items) + row * a.depth;
+    pair_product<kScreenRows, Vectors>(items, a.panel, a.depth, following(a, items), sums);
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
       F32 best;
@@ -211,8 +214,10 @@ int64_t screen_rows(const ScreenArguments& a) {
     for (int64_t group = 0; group < kLanes / kAtOnce; ++group) {
       const int64_t first = row + group * kAtOnce;
       const auto* const items = static_cast<const typename Items::Element*>(a.items) + first * a.depth;
-      const int64_t row_bytes = a.depth * static_cast<int64_t>(sizeof(*items));
-      for (int i = 0; i < kAtOnce; ++i) prefetch_next(a, first + i, row_bytes);
+      if (a.next != nullptr) {
+        const auto* const next = static_cast<const typename Items::Element*>(a.next) + first * a.depth;
+        for (int64_t j = 0; j < kAtOnce * a.depth; j += 64 / sizeof(*next)) fetch(next + j);
+      }
       typename Items::Total sums[kAtOnce][Queries];
 #pragma GCC unroll 16
       for (int n = 0; n < kAtOnce * Queries; ++n) sums[n / Queries][n % Queries] = Items::zero();

@@ -71,7 +71,7 @@ inline void split_block(const uint16_t* rows, int64_t row_part, const uint16_t* 
   constexpr int kPairs[6][2] = {{1, 1}, {2, 0}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
   clear_block<2>();
   for (const auto& pair : kPairs)
-    add_to_block<2>(rows + pair[0] * row_part, columns + pair[1] * depth * kSplitBlock, depth);
+    add_to_block<2>(rows + pair[0] * row_part, columns + pair[1] * depth * kSplitBlock, depth, nullptr);
   write_block<2>(sums[0]);
 }
 

@@ -72,12 +72,14 @@ inline void clear_block() {
   }
 }
 
-// Adds to tile t 16 x 16 inner products: items 16 (t / 2) .., queries 16 (t % 2) ...
+// Adds to tile t 16 x 16 inner products: items 16 (t / 2) .., queries 16 (t % 2) ... Fetches as many items
+// from `next`, where that is not null.
 template <int Vectors>
-inline void add_to_block(const uint16_t* items, const uint16_t* panel, int64_t depth) {
+inline void add_to_block(const uint16_t* items, const uint16_t* panel, int64_t depth, const uint16_t* next) {
   const int64_t item_stride = depth * 2, panel_stride = Vectors * 64;
   for (int64_t j = 0; j < depth; j += 32) {
     const uint16_t* const queries = panel + j * Vectors * kLanes;
+    for (int i = 0; next != nullptr && i < 2 * kTileRows; ++i) __builtin_prefetch(next + i * depth + j, 0, 2);
     tile_read(4, items + j, item_stride);
     tile_read(6, queries, panel_stride);
     tile_multiply_add(0, 4, 6);
@@ -108,9 +110,9 @@ int64_t screen_panel(const ScreenArguments& a) {
   Passed passed{a.positions, a.values};
   alignas(64) float memory[2 * Vectors * kTileRows][kLanes];
   for (int64_t row = 0; row < a.rows; row += 2 * kTileRows) {
-    for (int i = 0; i < 2 * kTileRows; ++i) prefetch_next(a, row + i, 2 * a.depth);
+    const uint16_t* const items = static_cast<const uint16_t*>(a.items) + row * a.depth;
     clear_block<Vectors>();
-    add_to_block<Vectors>(static_cast<const uint16_t*>(a.items) + row * a.depth, a.panel, a.depth);
+    add_to_block<Vectors>(items, a.panel, a.depth, following(a, items));
     float (*const sums)[kLanes] = a.kept != nullptr ? kept_values<Vectors>(a, row, 0) : memory;
     write_block<Vectors>(sums);
     for (int t = 0; t < 2 * Vectors; ++t) {
