@@ -7,8 +7,7 @@ namespace salience::cpu {
 namespace {
 
 constexpr int64_t kCachedBytes = 16 << 20;
-constexpr int64_t kRunBlocks = 8;
-
+constexpr int64_t kRunBlocks = 8;               // neighbours that a scan of a few queries reads together
 constexpr int64_t kRescoreBatch = 32;           // two of them stay in the first-level cache
 constexpr int64_t kPieceRows = kBlockRows / 2;  // of a sample: whole tiles of every instruction set
 constexpr int64_t kKeptBytes = 768 << 10;       // of a sample's values: they stay in the second-level cache
