@@ -20,6 +20,8 @@ struct Matrix {
 
 enum class ElementType { float32, float16, bfloat16 };
 
+inline int64_t element_bytes(ElementType type) { return type == ElementType::float32 ? 4 : 2; }
+
 // A row-major matrix of one of the types above; `row_stride` counts elements.
 struct Elements {
   const void* data = nullptr;

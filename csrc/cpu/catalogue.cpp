@@ -18,8 +18,6 @@ constexpr double kLargestByte = 127.0;
 constexpr double kLeastScale = 0x1.0p-40;  // of a row, in its block's: sums keep clear of fp32's underflow
 constexpr int64_t kLargePage = 2 << 20;
 
-int64_t element_bytes(ElementType type) { return type == ElementType::float32 ? 4 : 2; }
-
 }  // namespace
 
 Catalogue view_of(const Elements& items, Metric metric) {

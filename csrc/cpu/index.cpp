@@ -16,7 +16,7 @@ struct Arena {
 };
 
 const std::byte* row_of(const Elements& elements, int64_t row) {
-  const int64_t bytes = elements.type == ElementType::float32 ? 4 : 2;
+  const int64_t bytes = element_bytes(elements.type);
   return static_cast<const std::byte*>(elements.data) + row * elements.row_stride * bytes;
 }
 

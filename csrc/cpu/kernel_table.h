@@ -73,6 +73,13 @@ struct ScreenArguments {
   const float* slack;
 };
 
+// Rows that are wanted next, to be pulled towards the cache meanwhile.
+struct Ahead {
+  const char* const* rows = nullptr;
+  int64_t count = 0;
+  int64_t element_bytes = 0;
+};
+
 // Canonical scores of a few queries against a list of items.
 struct CanonicalArguments {
   Metric metric;
@@ -86,6 +93,7 @@ struct CanonicalArguments {
   int64_t dimensions;
   float* out;  // out[q * out_stride + i]
   int64_t out_stride;
+  Ahead ahead = {};
 };
 
 inline constexpr float kNoProduct = -2.0f;  // below every unit product

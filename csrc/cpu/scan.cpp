@@ -153,13 +153,12 @@ bool GroupScan::part(const std::unique_ptr<GroupScan>* scans, int64_t count, int
   } else {
     scans[0]->part(q);
   }
-  scans[host]->prefetch(q, 0);
   return std::none_of(scans, scans + count, [&](const auto& scan) { return scan->is_guessed(q); });
 }
 
 std::vector<Key> GroupScan::best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host,
-                                 int64_t q) {
-  scans[host]->rescore(q);
+                                 int64_t q, int64_t next) {
+  scans[host]->rescore(q, next);
   std::vector<Key> keys;
   for (int64_t s = 0; s < count; ++s) {
     const std::vector<Key>& found = scans[s]->best_[static_cast<size_t>(q)].keys();
@@ -787,8 +786,7 @@ void GroupScan::tighten(int64_t q) {
 // Scores the survivors and raises the level to what k of them reach.
 void GroupScan::settle(int64_t q) {
   const Query& query = queries_[static_cast<size_t>(q)];
-  prefetch(q, 0);
-  rescore(q);
+  rescore(q, -1);
   Reservoir<Key>& best = best_[static_cast<size_t>(q)];
   best.compact();
   if (best.full()) {
@@ -805,30 +803,33 @@ void GroupScan::give_up(int64_t q) {
   best_[static_cast<size_t>(q)] = Reservoir<Key>(request_.k);
 }
 
-// Fetches the rows of a batch of query q's survivors.
-void GroupScan::prefetch(int64_t q, int64_t start) const {
-  const std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
-  const int64_t end = std::min(start + kRescoreBatch, static_cast<int64_t>(survivors.size()));
-  for (int64_t n = start; n < end; ++n) {
-    const int64_t position = Survivors::position(survivors[static_cast<size_t>(n)]);
-    const std::byte* const row = catalogue_.source(catalogue_.id(position));
-    for (int64_t byte = 0; byte < std::min<int64_t>(catalogue_.row_bytes, 1024); byte += 64)
-      __builtin_prefetch(row + byte);
-  }
-}
-
-// Scores the survivors of query q, of which a first batch may have been fetched, canonically and offers them.
-void GroupScan::rescore(int64_t q) {
+// Scores the survivors of query q canonically and offers them. Meanwhile rows of those that follow are
+// fetched, at the end some of query `next` (-1: none).
+void GroupScan::rescore(int64_t q, int64_t next) {
   std::vector<uint64_t>& survivors = queries_[static_cast<size_t>(q)].survivors;
   const auto total = static_cast<int64_t>(survivors.size());
-  for (int64_t start = 0; start < total; start += kRescoreBatch) {
-    prefetch(q, start + kRescoreBatch);
-    const int64_t count = std::min(kRescoreBatch, total - start);
-    int64_t positions[kRescoreBatch];
-    for (int64_t n = 0; n < count; ++n)
-      positions[n] = Survivors::position(survivors[static_cast<size_t>(start + n)]);
+  const int64_t batches = (total + kRescoreBatch - 1) / kRescoreBatch;
+  int64_t positions[kRescoreBatch];
+  const char* rows_ahead[kRescoreBatch];
+  for (int64_t b = 0, start = 0; b < batches; ++b) {
+    const int64_t end = total * (b + 1) / batches, count = end - start;
+    const auto position = [](uint64_t survivor) { return Survivors::position(survivor); };
+    std::transform(survivors.begin() + start, survivors.begin() + end, positions, position);
+    Ahead ahead{rows_ahead, 0, element_bytes(catalogue_.type)};
+    const auto look_ahead = [&](const std::vector<uint64_t>& others, int64_t from) {
+      ahead.count = std::min(count, static_cast<int64_t>(others.size()) - from);
+      for (int64_t n = 0; n < ahead.count; ++n)
+        rows_ahead[n] = reinterpret_cast<const char*>(
+            catalogue_.source(catalogue_.id(position(others[static_cast<size_t>(from + n)]))));
+    };
+    if (end < total) {
+      look_ahead(survivors, end);
+    } else if (next >= 0) {
+      look_ahead(queries_[static_cast<size_t>(next)].survivors, 0);
+    }
     const float* const* rows = rows_.at(catalogue_, count, [&](int64_t n) { return positions[n]; });
-    score(q, 1, rows, count, positions);
+    score(q, 1, rows, count, positions, ahead);
+    start = end;
   }
   survivors.clear();
 }
@@ -879,7 +880,7 @@ void GroupScan::score_exhaustively(Worker& worker) {
 
 // Canonical scores of queries first .. first + count with rows, offered where the filters admit them.
 void GroupScan::score(int64_t first, int64_t count, const float* const* rows, int64_t row_count,
-                      const int64_t* positions) {
+                      const int64_t* positions, const Ahead& ahead) {
   const bool cosine = catalogue_.metric == Metric::cosine;
   norms_.resize(static_cast<size_t>(row_count));
   scores_.resize(static_cast<size_t>(count * row_count));
@@ -888,7 +889,7 @@ void GroupScan::score(int64_t first, int64_t count, const float* const* rows, in
                             &norms_[static_cast<size_t>(r)]);
   kernels().canonical({catalogue_.metric, canonical_.values.data() + first * canonical_.stride,
                        canonical_.stride, count, canonical_.norms.data() + first, rows, norms_.data(),
-                       row_count, catalogue_.columns, scores_.data(), row_count});
+                       row_count, catalogue_.columns, scores_.data(), row_count, ahead});
   if (request_.gated())
     divide(first, count, row_count, [&](int64_t r) { return catalogue_.id(positions[r]); });
   for (int64_t q = 0; q < count; ++q) {

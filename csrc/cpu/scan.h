@@ -115,13 +115,13 @@ class GroupScan {
   void scan_again(const Share& share, const std::vector<int64_t>& queries, Worker& worker);
 
   // What `count` scans that share the blocks found for query first + q: its k best, perhaps among others, in
-  // no order. Two steps, once each for every q, in memory of scan `host`; the second finds rows in the cache
-  // where the first has been for long enough. Survivors are judged by a level for all scans before they are
-  // scored: each scan by itself would score about k of its own. False where a level was guessed too high: the
-  // query has to be scanned again.
+  // no order. Two steps, once each for every q, in memory of scan `host`: survivors are judged by a level for
+  // all scans before they are scored, since each scan by itself would score about k of its own. The first is
+  // false where a level was guessed too high: the query has to be scanned again. The second fetches rows of
+  // query `next` (-1: none), for which the first step is done.
   static bool part(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host, int64_t q);
   static std::vector<Key> best(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host,
-                               int64_t q);
+                               int64_t q, int64_t next);
 
  private:
   // What the scan says about an item: its S is within `error` of lower + error.
@@ -207,8 +207,7 @@ class GroupScan {
   void drop(int64_t q, size_t kept);
   void tighten(int64_t q);
   void settle(int64_t q);
-  void prefetch(int64_t q, int64_t start) const;
-  void rescore(int64_t q);
+  void rescore(int64_t q, int64_t next);
   void give_up(int64_t q);
   Screened gate(int64_t q, double lower, double error, int64_t id) const;
   double gated_lower(int64_t q, double lower, int64_t block) const;
@@ -222,7 +221,7 @@ class GroupScan {
   void score_block(int64_t block);
   void score_exhaustively(Worker& worker);
   void score(int64_t first, int64_t count, const float* const* rows, int64_t row_count,
-             const int64_t* positions);
+             const int64_t* positions, const Ahead& ahead = {});
 
   const Request& request_;
   const Catalogue& catalogue_;

@@ -141,16 +141,16 @@ class Scans {
     };
     int64_t q = members(n) * share / shares_;
     for (bool right = part(q); q < end; ++q) {
-      const bool next = part(q + 1);
-      if (right) write_query(scans, shares_, share, n, q);
-      right = next;
+      const bool next_right = part(q + 1);
+      if (right) write_query(scans, shares_, share, n, q, q + 1 < end ? q + 1 : -1);
+      right = next_right;
     }
     return wrong;
   }
 
-  void write_query(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host, int64_t n,
-                   int64_t q) {
-    const std::vector<Key> keys = sorted_best(GroupScan::best(scans, count, host, q), arguments_.k);
+  void write_query(const std::unique_ptr<GroupScan>* scans, int64_t count, int64_t host, int64_t n, int64_t q,
+                   int64_t next) {
+    const std::vector<Key> keys = sorted_best(GroupScan::best(scans, count, host, q, next), arguments_.k);
     write_row(arguments_, n * group_ + q, keys, request_.sign);
   }
 
@@ -164,7 +164,7 @@ class Scans {
     scans[0]->scan_again({0, 1, &taken}, queries, worker);
     for (const int64_t q : queries) {
       GroupScan::part(scans, 1, 0, q);
-      write_query(scans, 1, 0, n, q);
+      write_query(scans, 1, 0, n, q, -1);
     }
     scans[0].reset();
   }

@@ -6,8 +6,6 @@
 
 namespace salience::cuda {
 
-inline int64_t element_bytes(ElementType type) { return type == ElementType::float32 ? 4 : 2; }
-
 // A packed copy; `view` points into the arrays.
 class Packed {
  public:

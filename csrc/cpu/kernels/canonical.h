@@ -26,15 +26,18 @@ inline F64x8 canonical_term(F64x8 query, F64x8 item, F64x8 total) {
   return exact_multiply_add8(query, item, total);
 }
 
+// Fetches the lines of `ahead` (null: none) as it goes: of many at once, some CPUs lose most.
 template <bool Euclidean, int Queries, int Items>
 inline void canonical_totals(const double* queries, int64_t query_stride, const float* const* items,
-                             int64_t dimensions, double (&totals)[Queries][Items]) {
+                             int64_t dimensions, const char* const* ahead, int64_t ahead_bytes,
+                             double (&totals)[Queries][Items]) {
   F64x8 acc[Queries][Items];
   for (int q = 0; q < Queries; ++q)
     for (int i = 0; i < Items; ++i) acc[q][i] = zero8();
   int64_t j = 0;
   for (; j + 8 <= dimensions; j += 8) {
     for (int i = 0; i < Items; ++i) {
+      if (ahead != nullptr && j % 16 == 0) __builtin_prefetch(ahead[i] + j * ahead_bytes);
       const F64x8 x = widen8(items[i] + j);
       for (int q = 0; q < Queries; ++q)
         acc[q][i] = canonical_term<Euclidean>(load8(queries + q * query_stride + j), x, acc[q][i]);
@@ -67,8 +70,10 @@ inline double canonical_finish(const CanonicalArguments& a, int64_t query, int64
 template <bool Euclidean, int Queries, int Items>
 inline void canonical_tile(const CanonicalArguments& a, int64_t query, int64_t item) {
   double totals[Queries][Items];
+  const char* const* const ahead = item + Items <= a.ahead.count ? a.ahead.rows + item : nullptr;
   canonical_totals<Euclidean, Queries, Items>(a.queries + query * a.query_stride, a.query_stride,
-                                              a.items + item, a.dimensions, totals);
+                                              a.items + item, a.dimensions, ahead, a.ahead.element_bytes,
+                                              totals);
   for (int q = 0; q < Queries; ++q)
     for (int i = 0; i < Items; ++i)
       a.out[(query + q) * a.out_stride + item + i] =
