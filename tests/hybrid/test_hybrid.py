@@ -430,7 +430,7 @@ def test_training_in_parts_and_threads_is_training(train, monkeypatch):
     one, three = (train(lists, strength=1e-3, cutoff=3, threads=threads) for threads in (1, 3))
     assert np.array_equal(one.theta, three.theta)
     assert np.array_equal(one.phi, three.phi)
-    assert loss_of(one, lists) == pytest.approx(whole, rel=1e-4)
+    assert loss_of(one, lists) == pytest.approx(whole, rel=1e-3)  # sums round differently, and so do descents end
 
 
 def test_states_beyond_those_of_training_are_held_at_its_edge():

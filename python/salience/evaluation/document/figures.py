@@ -20,7 +20,7 @@ Reports = Mapping[str, Report]
 
 _WIDTH = 9.83  # inches: the width of the page at 96 pixels an inch
 _PANEL = 2.5
-_LEGEND, _TITLE = 120, 38  # characters across the legend of a figure and the title of a third of it
+_LEGEND, _TITLE = 120, 32  # characters across the legend of a figure and the title of a third of it
 _CUTOFF_BASES = ("recall", "ndcg", "precision", "map", "hit_rate", "mrr")
 _DIVERSITY = {
     "diversity": "diversity of a list (mean 1 - cosine of its items)",
