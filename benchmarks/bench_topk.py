@@ -1,6 +1,6 @@
 """Exact top-k beside its peers, in one interleaved run, every answer checked.
 
-    SALIENCE_DATA=... python benchmarks/bench_topk.py --published     # the table in results: 40 minutes
+    SALIENCE_DATA=... python benchmarks/bench_topk.py --published     # the table in results: 25 minutes or more
     python benchmarks/bench_topk.py --data gaussian --items 50000 --queries 1,256 --dims 64 --k 10
 
 Ours on every instruction set that the machine has, against faiss (IndexFlatIP), implicit's topk (also with BLAS

@@ -80,9 +80,7 @@ struct Request {
   bool gated() const { return blend != nullptr && blend->gates > 0; }
 };
 
-// Which blocks a scan visits, where `count` scans share them: every count-th, or, where there is `taken`,
-// what it takes before the others do. How many are taken is not known in advance, as guesses of levels need
-// it, but a scan that begins late takes less.
+// A scan is one of `count` that share the blocks: each takes some while there are any, counted by `taken`.
 struct Share {
   int64_t index = 0;
   int64_t count = 1;
