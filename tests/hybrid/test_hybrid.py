@@ -420,6 +420,8 @@ def test_training_ends_where_the_loss_is_least(train):
 
 @pytest.mark.parametrize("train", [train_linear, train_softmax])
 def test_training_in_parts_and_threads_is_training(train, monkeypatch):
+    # Sums of parts round differently: only descents that go on to the end have the same end.
+    monkeypatch.setattr(attention, "_UNTIL", {"maxiter": 1000, "ftol": 1e-12})
     lists = drawn_lists()
     assert lists.bounds(10**6) == [0, 60]
     whole = loss_of(train(lists, strength=1e-3, cutoff=3), lists)
@@ -430,7 +432,7 @@ def test_training_in_parts_and_threads_is_training(train, monkeypatch):
     one, three = (train(lists, strength=1e-3, cutoff=3, threads=threads) for threads in (1, 3))
     assert np.array_equal(one.theta, three.theta)
     assert np.array_equal(one.phi, three.phi)
-    assert loss_of(one, lists) == pytest.approx(whole, rel=1e-3)  # sums round differently, and so do descents end
+    assert loss_of(one, lists) == pytest.approx(whole, rel=1e-4)
 
 
 def test_states_beyond_those_of_training_are_held_at_its_edge():
