@@ -115,8 +115,8 @@ class Scans {
     SALIENCE_RETURN_IF_ERROR(parallel_for(context, writers, units, [&](int64_t unit, Worker&) {
       wrong[static_cast<size_t>(unit)] = write(unit / shares_, unit % shares_);
     }));
-    const bool any = std::any_of(wrong.begin(), wrong.end(), [](const auto& some) { return !some.empty(); });
-    return parallel_for(context, any ? threads_ : 1, groups_, [&](int64_t n, Worker& worker) {
+    if (std::all_of(wrong.begin(), wrong.end(), [](const auto& some) { return some.empty(); })) return {};
+    return parallel_for(context, threads_, groups_, [&](int64_t n, Worker& worker) {
       std::vector<int64_t> queries;
       for (int64_t unit = n * shares_; unit < (n + 1) * shares_; ++unit) {
         const std::vector<int64_t>& some = wrong[static_cast<size_t>(unit)];

@@ -15,10 +15,10 @@ static_assert(kBlockRows % kScreenRows == 0 && kBlockRows % kLanes == 0, "blocks
 // Pulls a line towards the cache.
 inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
-// What lies where `items` does in the block that follows, to be fetched a line at a time while `items` are
-// multiplied (of many lines at once, some CPUs lose most); or `items`, where none follows.
+// What lies where `items` does in the block that follows (null: none does), to be fetched a line at a time
+// while `items` are multiplied: of many lines at once, some CPUs lose most.
 inline const uint16_t* following(const ScreenArguments& a, const uint16_t* items) {
-  if (a.next == nullptr) return items;
+  if (a.next == nullptr) return nullptr;
   return static_cast<const uint16_t*>(a.next) + (items - static_cast<const uint16_t*>(a.items));
 }
 
@@ -123,7 +123,8 @@ int64_t sift_panel(const ScreenArguments& a) {
 #if !defined(SALIENCE_TILES)
 
 // sums[i][v] = inner products of item row i with the kLanes queries of vector v. The loops over
-// registers must be unrolled for the sums to be registers at all.
+// registers must be unrolled for the sums to be registers at all. As many rows of `next` are fetched: items
+// themselves, which are at hand, cost less than a branch.
 template <int Rows, int Vectors>
 inline __attribute__((always_inline)) void pair_product(const uint16_t* items, const uint16_t* panel,
                                                         int64_t depth, const uint16_t* next,
@@ -151,7 +152,8 @@ int64_t screen_panel(const ScreenArguments& a) {
   for (int64_t row = 0; row < a.rows; row += kScreenRows) {
     Sums sums[kScreenRows][Vectors];
     const uint16_t* const items = static_cast<const uint16_t*>(a.items) + row * a.depth;
-    pair_product<kScreenRows, Vectors>(items, a.panel, a.depth, following(a, items), sums);
+    const uint16_t* const next = following(a, items);
+    pair_product<kScreenRows, Vectors>(items, a.panel, a.depth, next != nullptr ? next : items, sums);
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
       F32 best;

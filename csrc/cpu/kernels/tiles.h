@@ -79,7 +79,7 @@ inline void add_to_block(const uint16_t* items, const uint16_t* panel, int64_t d
   const int64_t item_stride = depth * 2, panel_stride = Vectors * 64;
   for (int64_t j = 0; j < depth; j += 32) {
     const uint16_t* const queries = panel + j * Vectors * kLanes;
-    for (int i = 0; next != nullptr && i < 2 * kTileRows; ++i) __builtin_prefetch(next + i * depth + j, 0, 2);
+    for (int i = 0; next != nullptr && i < 2 * kTileRows; ++i) fetch(next + i * depth + j);
     tile_read(4, items + j, item_stride);
     tile_read(6, queries, panel_stride);
     tile_multiply_add(0, 4, 6);
